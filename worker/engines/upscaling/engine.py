@@ -17,7 +17,7 @@ from worker.images.values import Inputs, RenderedImage
 from worker.models.contents.fingerprint import fingerprint
 
 #: The compact network is sound in half precision, and so are those of ESRGAN on CUDA (as their authors run them).
-HALF = {"cuda": torch.float16}
+HALF = {"cuda": "float16"}
 
 
 class UpscalingEngine:

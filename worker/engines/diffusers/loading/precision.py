@@ -17,10 +17,9 @@ def precision_of(options: DiffusersOptions, family: Family, device: torch.device
             f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
             "and float32 on CPUs."
         )
-    names = HALF_PRECISION[family.is_safe_in_float16]
-    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
+    half = HALF_PRECISION[family.is_safe_in_float16]
     if options.optimize == "max" and computes_bfloat16():
-        half = {**half, "cpu": torch.bfloat16}
+        half = {**half, "cpu": "bfloat16"}
     return choose_dtype(options.dtype, device, half)
 
 

@@ -19,6 +19,7 @@ from worker.engines.diffusers.prompts.embedding_files import (
     takes_embeddings,
 )
 from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
+from worker.models.contents.fingerprint import revision_of
 
 #: Of all files that are loaded together.
 MAX_VECTORS = 1024
@@ -28,7 +29,7 @@ _WORD = re.compile(r"<embedding-(\d+)>(?: ?<embedding-\d+>)*")
 
 @dataclass(frozen=True)
 class _Loaded:
-    version: tuple[int, int]
+    version: str
     """Of its file."""
     first: int
     count: int
@@ -116,8 +117,7 @@ class TextualInversions:
     def _require(self, name: str, file: Path) -> _Loaded:
         """Raises UnusableEmbedding."""
         try:
-            stat = file.stat()
-            version = stat.st_size, stat.st_mtime_ns
+            version = revision_of(file)
             loaded = self._loaded.get(name)
             if loaded is None or loaded.version != version:
                 loaded = self._loaded[name] = self._load(file, version)
@@ -125,7 +125,7 @@ class TextualInversions:
             raise UnusableEmbedding("its file is damaged") from None
         return loaded
 
-    def _load(self, file: Path, version: tuple[int, int]) -> _Loaded:
+    def _load(self, file: Path, version: str) -> _Loaded:
         encoders = self._encoders
         vectors = read_vectors(file, [encoder.width for encoder in encoders])
         first, count = self._used, len(vectors[0])
