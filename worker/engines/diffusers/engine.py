@@ -206,10 +206,7 @@ class DiffusersEngine:
                 watch.add_warning(warning)
             self._prompts.use_loras(loras)
             with self._loras.applied(loras):
-                images = [
-                    spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
-                    for spec, pixels in zip(specs, self._rendering(request, specs, watch, memory).images(), strict=True)
-                ]
+                images = list(self._rendering(request, specs, watch, memory).images())
         return [
             RenderedImage(pixels, spec.seed, flagged)
             for spec, pixels, flagged in zip(specs, images, flag_images(self._checker, images), strict=True)

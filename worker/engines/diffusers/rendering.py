@@ -68,7 +68,8 @@ class Rendering:
         while left:
             batch = self.memory.run(partial(self._next_batch, left), *self._fallbacks(len(left)))
             for index, spec in enumerate(left[: len(batch)]):
-                yield first_sound_image(self._attempts(batch[index : index + 1], spec), spec.add_warning)
+                pixels = first_sound_image(self._attempts(batch[index : index + 1], spec), spec.add_warning)
+                yield spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
             left = left[len(batch) :]
 
     def _next_batch(self, left: Sequence[ImageSpec]) -> torch.Tensor:
