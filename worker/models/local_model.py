@@ -68,6 +68,11 @@ class LocalModel:
         return "unet" if "unet" in self.index else "transformer"
 
     @property
+    def is_inpainting_model(self) -> bool:
+        """Whether its U-Net takes noise, the mask and the masked image: 4 + 1 + 4 channels."""
+        return self.config("unet").get("in_channels") == 9
+
+    @property
     def latent_side(self) -> int:
         """How many pixels a latent is wide."""
         config = self.config("vae")

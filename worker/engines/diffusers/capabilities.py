@@ -18,8 +18,6 @@ from worker.models.sources import STARTER
 EXEMPT = "exempt: the starter model was trained on a closed set of pictograms"
 #: How much of an input image may change by default.
 STRENGTH = 0.75
-#: An inpainting model takes noise, the mask and the masked image: 4 + 1 + 4 channels.
-INPAINTING_CHANNELS = 9
 MAX_STEPS = 150
 
 
@@ -80,10 +78,6 @@ class AddedFiles:
         if capabilities.embeddings is not None:
             update["embeddings"] = self.embeddings
         return capabilities.model_copy(update=update)
-
-
-def is_inpainting_model(model: LocalModel) -> bool:
-    return model.config("unet").get("in_channels") == INPAINTING_CHANNELS
 
 
 def _safety(model: LocalModel, options: DiffusersOptions) -> str:

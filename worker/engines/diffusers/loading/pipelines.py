@@ -10,7 +10,6 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.capabilities import is_inpainting_model
 from worker.engines.diffusers.loading.modular import is_modular
 from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
@@ -132,12 +131,12 @@ def load_pipelines(
     if placement is Placement.RESIDENT:
         parts.finish(pipe)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
-    has_inpaint = is_inpainting_model(model) or not family.blends_masks
+    has_inpaint = model.is_inpainting_model or not family.blends_masks
     return Pipelines(
         text=pipe,
         image=_sharing_parts(pipe, family.siblings.image),
         inpaint=_sharing_parts(pipe, family.siblings.inpaint) if has_inpaint else None,
-        is_inpainting_model=is_inpainting_model(model),
+        is_inpainting_model=model.is_inpainting_model,
         family=family,
         denoiser_name=denoiser,
         device=device,
