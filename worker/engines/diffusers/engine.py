@@ -13,7 +13,7 @@ import transformers.utils.logging
 from shared.errors import InvalidImage, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
-from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
 from worker.engines.diffusers.capabilities import EXEMPT, AddedFiles, capabilities_of
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
@@ -34,7 +34,7 @@ from worker.engines.diffusers.memory.out_of_memory import (
     keep_freed_memory,
 )
 from worker.engines.diffusers.memory.shared_parts import SharedParts
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.engines.diffusers.prompts.encoding import Prompts
@@ -74,16 +74,16 @@ class DiffusersEngine:
             pipelines.text, family.layout, self.capabilities.multiple_of, faithful_previews=checker is None
         )
         self._accelerator = Accelerator(self._plan(model))
-        if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
+        if pipelines.device.type == "cuda" and options.level >= Level.FAST:
             self._autoencoder.use_bfloat16()
         self._loras = Loras(pipelines, options.lora_dir, model.name)
-        max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
+        max_cached = 0 if options.level is Level.OFF else MAX_ENTRIES
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
         self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.
-        no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.optimize == "off"
+        no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.level is Level.OFF
         self._max_batch_size = options.max_batch_size if family.batches and not no_batches else 1
 
     @classmethod
@@ -227,14 +227,13 @@ class DiffusersEngine:
             self._memory_budget,
             self._accelerator,
             self.batch_capacity(request),
-            self._options.optimize != "max",
+            self._options.level is not Level.MAX,
         )
 
     def _plan(self, model: LocalModel) -> DenoiserPlan:
         pipelines, options = self._pipelines, self._options
-        level, quantization = Level.of(options.optimize), pipelines.quantization
-        if quantization is not Quantization.NONE:
-            level = min(level, Level.SAFE)
+        quantization = pipelines.quantization
+        level = options.level if quantization is Quantization.NONE else min(options.level, Level.SAFE)
         return DenoiserPlan(
             pipelines.denoiser,
             pipelines.device,

@@ -5,10 +5,10 @@ from collections.abc import Iterator
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from worker.engines.diffusers.acceleration.accelerator import Accelerator, Level
+from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.denoising.call_arguments import call_arguments
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 
 
 def prepare(
@@ -19,7 +19,7 @@ def prepare(
     max_images: int,
 ) -> None:
     """Raises ConfigurationError for a size that the model does not support. Models that need images run uncompiled."""
-    if Level.of(options.optimize) < Level.FAST or pipelines.is_inpainting_model or pipelines.family.needs:
+    if options.level < Level.FAST or pipelines.is_inpainting_model or pipelines.family.needs:
         return
     requests = {size: _request(capabilities, size) for size in _sizes(pipelines, capabilities, options)}
     images = sorted({1, max_images})
