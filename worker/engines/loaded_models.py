@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Residency, Sizes
+from worker.engines.base import Engine, OnLoad, Sizes
 from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
@@ -133,8 +133,7 @@ class LoadedModels:
             self._tell()
             raise failure from error
         self._failures.pop((model, revision), None)
-        sizes = engine.sizes if isinstance(engine, Residency) else {}
-        held = self._put(HeldModel(model, engine, revision, sizes, used_at=self.clock()))
+        held = self._put(HeldModel(model, engine, revision, engine.sizes, used_at=self.clock()))
         # How much it really takes is known only now.
         self._make_room(model, {}, keep=model)
         seconds, size = self.clock() - begin, held.size_bytes
@@ -155,12 +154,11 @@ class LoadedModels:
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
         self._make_room(held.name, held.sizes, keep=held.name)
-        if isinstance(held.engine, Residency):
-            try:
-                self._evicting_others(held.name, held.engine.move_to_device)
-            except ModelUnavailable:
-                self._evict(held)
-                raise
+        try:
+            self._evicting_others(held.name, held.engine.move_to_device)
+        except ModelUnavailable:
+            self._evict(held)
+            raise
         held = self._put(replace(held, is_on_device=True))
         self._tell()
         return held
@@ -182,7 +180,7 @@ class LoadedModels:
             return False
         held = on_device[-1]
         leaving = added_bytes(held.sizes, self._on_device(besides=held))
-        if not isinstance(held.engine, Residency) or not self._has_main_memory(leaving):
+        if not self._has_main_memory(leaving):
             self._evict(held)
             return True
         held.engine.move_to_main_memory()
@@ -223,8 +221,7 @@ class LoadedModels:
             if self._models.pop(held.name, None) is None:
                 return
         self._leave_parts(held)
-        if isinstance(held.engine, Residency):
-            held.engine.close()
+        held.engine.close()
         logger.info("%s is no longer in memory", held.name)
         self.listener.evicted(held.name)
 

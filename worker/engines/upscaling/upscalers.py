@@ -8,7 +8,7 @@ from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import OnLoad, PooledEngine, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.upscaling.engine import UpscalingEngine, upscaler_capabilities
 from worker.engines.upscaling.network_files import scale_of
@@ -61,7 +61,7 @@ class ModelsAndUpscalers:
             {model: file_size(self._files[model]) or 0} if model in self._files else self.models.expected_sizes(model)
         )
 
-    def load(self, model: str, on_load: OnLoad) -> Engine:
+    def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         if model not in self._files:
             return self.models.load(model, on_load)
         return UpscalingEngine.load(model, self._files[model], self.device, self.dtype)
