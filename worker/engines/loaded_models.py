@@ -148,6 +148,7 @@ class LoadedModels:
             try:
                 return action()
             except (OutOfMemory, MemoryError) as error:
+                _clear_frames(error)
                 if not self._evict_one(keep=model):
                     raise ModelUnavailable(f"The model {model} needs more memory than there is.") from error
                 logger.warning("memory did not suffice for %s; trying again with fewer models", model)
