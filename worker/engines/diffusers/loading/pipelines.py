@@ -14,6 +14,7 @@ from worker.engines.diffusers.loading.modular import is_modular
 from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.placement import (
     has_own_memory,
     part_size,
@@ -120,6 +121,9 @@ def load_pipelines(
     pipe = load_pipeline(model, pipeline, dtype, parts)
     denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
+    if has_own_memory(device):
+        # What torch keeps for itself, of the last job of another model for example, counts as taken.
+        free_memory()
     working = working_bytes(parts_of(pipe), math.prod(family.native_size(model)), dtype.itemsize)
     room = room_for(pipe, device)
     quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
