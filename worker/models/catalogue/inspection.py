@@ -1,5 +1,6 @@
 """Finds out what a candidate on disk is: an available model, or a reason why it is not one."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -19,6 +20,8 @@ from worker.models.hub.licences import commercial_use_of, licence_of_card
 from worker.models.local_model import LocalModel, index_name
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides
 from worker.models.sources import folder_model
+
+logger = logging.getLogger(__name__)
 
 #: A file that changed within this time may still be changing.
 SETTLING_SECONDS = 2.0
@@ -47,6 +50,10 @@ class Inspector:
             return _entry(candidate, DiskState.BROKEN, error.detail)
         except OSError as error:
             return _entry(candidate, DiskState.BROKEN, f"The files cannot be read: {error.strerror or error}.")
+        except Exception:
+            # Models are files of strangers: whatever is wrong with one must not hide the others.
+            logger.exception("%s cannot be inspected", candidate.path)
+            return _entry(candidate, DiskState.BROKEN, "It cannot be understood; the log of the worker says why.")
 
     def is_final(self, candidate: Candidate, entry: CatalogueModel | None) -> bool:
         """Whether the same files always give the same entry."""

@@ -140,6 +140,7 @@ def test_older_names_of_the_same_layers_are_read(tmp_path: Path, published: obje
         {"body.0.weight": (4, 3, 3, 3), "body.1.weight": (4,), "body.2.weight": (7,)},
         {"conv_first.weight": (4, 3, 3, 3), "body.900.rdb1.conv1.weight": (4, 4, 3, 3)},
         {"model.0.weight": (4, 3, 3, 3)},
+        {"body.0.weight": (), "body.1.weight": (), "body.2.weight": ()},
     ],
 )
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path, names: dict[str, tuple[int, ...]]) -> None:
