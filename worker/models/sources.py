@@ -17,9 +17,9 @@ from worker.models.checkpoints.header import InvalidHeader
 from worker.models.checkpoints.recognition import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
-from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
+from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name, read_json
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
-from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
+from worker.models.required_files import PIPELINE_INDEX, parts_of
 from worker.models.weight_files import FILE_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -161,11 +161,7 @@ class ModelSource:
 
 def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalModel:
     """The model in a folder that has this index. Raises ConfigurationError if it is invalid or needs its own code."""
-    try:
-        text = (folder / index).read_bytes()
-    except OSError:
-        text = b""
-    content = read_index(name, text)
+    content = read_json(folder / index, name)
     parts_of(content, name, index)
     return LocalModel(
         name=name,
