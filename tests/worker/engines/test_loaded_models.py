@@ -1,12 +1,8 @@
 """The pool: what is loaded, what leaves memory, and what happens when something does not work."""
 
-import gc
 import threading
-import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from threading import Event
-from typing import NoReturn
 
 import pytest
 
@@ -225,56 +221,6 @@ def test_a_model_that_cannot_be_loaded_is_unavailable_and_not_tried_at_once(erro
 
     store.revisions["a"] = "2"
     use(models, "a")
-
-
-@dataclass
-class Failing(Store):
-    """Fails to load one model, when its weights have been read."""
-
-    failure: Exception = field(default_factory=OutOfMemory)
-    read: list[weakref.ref[Event]] = field(default_factory=list)
-
-    def load(self, model: str, on_load: OnLoad) -> Weights:
-        if model != "b" or len(self.read) > 1:
-            return super().load(model, on_load)
-        try:
-            self._place(model)
-        except RuntimeError as error:
-            raise self.failure from error
-
-    def _place(self, model: str) -> NoReturn:
-        weights = Event()
-        self.read.append(weakref.ref(weights))
-        raise RuntimeError(f"the device failed to take {weights} of {model}")
-
-    def are_in_memory(self) -> bool:
-        gc.collect()
-        return self.read[-1]() is not None
-
-
-def test_a_load_that_failed_leaves_nothing_in_memory() -> None:
-    store = Failing(failure=ConfigurationError("The device failed."))
-    models = pool(store)
-
-    with pytest.raises(ModelUnavailable):
-        use(models, "b")
-
-    assert not store.are_in_memory()
-
-
-def test_what_a_load_had_read_is_freed_before_other_models_leave_for_it() -> None:
-    """Whatever decides where a model goes measures what is free."""
-    store, found = Failing(), list[bool]()
-
-    class Watching(Reports):
-        def evicted(self, model: str) -> None:
-            super().evicted(model)
-            found.append(store.are_in_memory())
-
-    models = LoadedModels(store, FixedBudget(1000), Watching(), clock=Clock())
-    use(models, "a", "c", "b")
-
-    assert found == [False, False]
 
 
 def test_a_model_whose_files_were_replaced_is_loaded_again() -> None:

@@ -194,18 +194,6 @@ def test_a_wrong_tensor_is_named(tensor: object, tmp_path: Path) -> None:
     assert only(tmp_path).reason == "The header describes the tensor 'some.weight' wrongly; the file is damaged."
 
 
-def test_headers_that_nobody_thought_of_cost_no_other_model(tmp_path: Path) -> None:
-    shapes = sd15_shapes()
-    scalar = {name: () if name.endswith("attn2.to_k.weight") else shape for name, shape in shapes.items()}
-    lacking = {name: shape for name, shape in shapes.items() if not name.endswith("proj_in.weight")}
-    for name, header in {"lacking": lacking, "scalar": scalar, "usual": shapes}.items():
-        write_header(tmp_path / f"{name}.safetensors", header)
-
-    found = states(tmp_path)
-
-    assert found == {"lacking": DiskState.BROKEN, "scalar": DiskState.BROKEN, "usual": DiskState.AVAILABLE}
-
-
 def test_a_folder_that_lacks_weights_shards_or_parts_says_which(tmp_path: Path) -> None:
     folders = [starter_copy(tmp_path / name) for name in ("weights", "shards", "parts", "cut", "pickle")]
     weights = [folder / "unet" / "diffusion_pytorch_model.safetensors" for folder in folders]
