@@ -64,9 +64,11 @@ def _guidance(
         case Guidance.TRUE_CFG:
             negatives = one_or_all([text or _NO_TEXT for text in negative_prompts])
             return {"true_cfg_scale": scale, "negative_prompt": negatives if (scale or 0) > 1 else None}
+        case Guidance.CFG if any(text is not None for text in negative_prompts):
+            return {"guidance_scale": scale, "negative_prompt": one_or_all(negative_prompts)}
         case Guidance.CFG:
-            named = any(text is not None for text in negative_prompts)
-            return {"guidance_scale": scale, "negative_prompt": one_or_all(negative_prompts) if named else None}
+            # The default is an empty text for some pipelines, which then fail for None.
+            return {"guidance_scale": scale}
 
 
 def has_second_prediction(family: Family, scale: float | None) -> bool:

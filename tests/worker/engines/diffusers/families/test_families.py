@@ -156,6 +156,10 @@ def test_fields_without_effect_give_a_warning(model: Model) -> None:
     assert ignored == DEFAULTS[model.name][2] - {"loras"} | ({"clip_skip"} - READ_BY_CLIP.get(model.name, set()))
 
 
+def test_a_request_needs_no_negative_prompt(model: Model) -> None:
+    assert draw(model.engine, inputs_of(model), **SIZE, num_inference_steps=1).pixels.shape == (HEIGHT, WIDTH, 3)
+
+
 @dataclass
 class Shapes:
     """Stands in for an accelerator, and notes what a denoiser would be compiled for."""
