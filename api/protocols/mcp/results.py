@@ -12,6 +12,7 @@ from shared.errors import ImageNotFound
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.storage.images import THUMBNAIL_MEDIA_TYPE
 
 if TYPE_CHECKING:
     from api.models.offered import OfferedModels
@@ -87,7 +88,7 @@ async def _preview(call: "Call", job: Job, image: Image) -> ContentBlock:
     preview = await read_preview(call.services.image_store, job, image)
     if preview is None:
         return _plain(f"Image {image.index} has no preview; get_image with size=full returns it.")
-    return _image(preview, "image/webp")
+    return _image(preview, THUMBNAIL_MEDIA_TYPE)
 
 
 async def _full(call: "Call", job: Job, image: Image) -> ImageContent:
