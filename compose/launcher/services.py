@@ -20,8 +20,9 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     data_dir = str(settings.data_dir.resolve())
     files = ("--dir", data_dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
     listen = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
-    # A job's events are few and small: nodes of the default 4 KB would take four times the rest of its record.
-    memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
+    # A job's events are few and small: nodes of the default 4 KB would take four times the rest of its record. A record
+    # has few fields, of which one is long: without a hash table, it takes a quarter less.
+    memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512", "--hash-max-listpack-value", "4096")
     command = (str(valkey_server()), *listen, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"

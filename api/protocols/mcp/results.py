@@ -68,8 +68,9 @@ def models_result(models: "OfferedModels") -> CallToolResult:
 
 
 def _summary(job: Job) -> str:
-    lines = [f"Job {job.id} made {len(job.images)} of {job.request.num_images} images with {job.model}."]
-    lines += [f"Image {image.index}: {image.width}x{image.height}, seed {image.seed}" for image in job.images]
+    images = [image for image in job.images if not image.flagged]
+    lines = [f"Job {job.id} made {len(images)} of {job.request.num_images} images with {job.model}."]
+    lines += [f"Image {image.index}: {image.width}x{image.height}, seed {image.seed}" for image in images]
     return "\n".join([*lines, *(f"Warning: {warning}" for warning in job.warnings)])
 
 

@@ -142,6 +142,17 @@ def test_results_stay_below_what_clients_accept(api: Api, size: str) -> None:
     assert f"/api/jobs/{job_id_of(made)}/images/0" in texts(shown)
 
 
+def test_a_withheld_image_is_not_counted(api: Api) -> None:
+    body = {"prompt": "x", "num_images": 2, "metadata": {"simulate": {"flag": 1}}}
+    job = api.post("/api/txt2img", body).json()
+
+    told = texts(call(api, "wait_for_job", job_id=job["id"]))
+
+    assert "made 1 of 2 images" in told
+    assert "Image 0:" not in told
+    assert "Warning: the safety checker rejected 1 of 2 images" in told
+
+
 def test_a_long_job_goes_on_and_can_be_waited_for_and_cancelled(idle: Stack) -> None:
     waiting = idle.api.post("/api/jobs", {"prompt": "x"}).json()
 
