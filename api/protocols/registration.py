@@ -57,7 +57,7 @@ ALL = (
         tag="OpenAI",
         description="Images of the OpenAI API, for clients that take a base URL: `http://host:7860/v1`.",
         routers=(openai_routes.router, models.router),
-        prefixes=("/v1",),
+        prefixes=("/v1", "/images"),
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
     ),

@@ -29,9 +29,10 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     return Service("redis", command, ready="Ready to accept connections", shown=shown, stops_last=True)
 
 
-def api(env: Mapping[str, str]) -> Service:
-    """With the housekeeper."""
+def api(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
+    """With the housekeeper. It learns where Flower is, because an API alone has none."""
     command = (sys.executable, "-m", "compose.launcher.api_and_housekeeper")
+    env = {**env, f"{PREFIX}FLOWER_PORT": str(settings.flower_port)}
     # Open requests get ten seconds, then webhooks in flight five.
     return Service("api", command, ready="Uvicorn running on", env=env, grace_seconds=20.0)
 

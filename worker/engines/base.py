@@ -162,9 +162,8 @@ class ReportsCredits(Protocol):
 Sizes = Mapping[Hashable, int]
 
 
-@runtime_checkable
-class Residency(Protocol):
-    """An engine whose model can wait in main memory while another one has the device."""
+class PooledEngine(Engine, Protocol):
+    """An engine of one of several models, which can wait in main memory while another one has the device."""
 
     @property
     def sizes(self) -> Sizes:

@@ -6,11 +6,14 @@ import pty
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import requests
+from rich.console import Console
 
+from compose.cli.terminal import create_console, create_table
 from compose.launcher.log_files import NAME
 from tests.compose.conftest import Launched
 from tests.stack import Process, Stack, free_port
@@ -63,6 +66,17 @@ def test_logs_of_an_unknown_process_or_before_the_first_start(service: Launched,
     assert "imagegen up" in nothing.output
 
 
+def test_logs_that_cannot_be_read_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
+    # Instead of a file of another user, which root may read.
+    file = tmp_path / "data/logs" / NAME
+    file.mkdir(parents=True)
+
+    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path)
+
+    assert process.wait() == 1
+    assert process.output == f"data/logs/{NAME}: Is a directory."
+
+
 def test_logs_contain_no_control_characters(tmp_path: Path) -> None:
     folder = tmp_path / "data/logs"
     folder.mkdir(parents=True)
@@ -100,6 +114,21 @@ def test_status_lists_backends_and_workers(service: Launched) -> None:
     assert backend.split()[:2] == ["null", "ready"]
     assert any(line.startswith("null@") and "ready" in line for line in result.output.splitlines())
     assert "flux-local" not in result.output, "unconfigured backends are hidden"
+
+
+def test_tables_are_not_cut_on_narrow_terminals_nor_broken_in_pipes() -> None:
+    name = "black-forest-labs/FLUX.2-klein-4B"
+    table = create_table("model", "state")
+    state = "broken: the file of its weights is incomplete"
+    table.add_row(name, state)
+    narrow, piped = StringIO(), StringIO()
+
+    Console(file=narrow, width=30).print(table)
+    with redirect_stdout(piped):
+        create_console().print(table)
+
+    assert "…" not in narrow.getvalue()
+    assert piped.getvalue().splitlines()[1] == f"{name}  {state}"
 
 
 def test_status_as_json(service: Launched) -> None:

@@ -83,7 +83,7 @@ def test_the_oldest_images_are_deleted_if_all_take_too_much_space(bench: Houseke
 
 def test_thumbnails_are_deleted_with_their_images(bench: HousekeeperBench) -> None:
     job = bench.run(bench.submit(width=400, height=400))
-    assert sorted(path.name for path in bench.files) == [f"{job.id}-0-320.webp", f"{job.id}-0.png"]
+    assert sorted(path.name for path in bench.files) == [f"{job.id}-0-320.jpeg", f"{job.id}-0.png"]
 
     removed = bench.apply_retention(RetentionRules(None, DAY, None), after=2 * DAY)
 

@@ -99,7 +99,7 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 def test_a_broken_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(text)
 
-    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} is not valid JSON."
+    assert refusal(tmp_path, tmp_path) == f"model_index.json of the model {tmp_path} is not valid JSON."
 
 
 @pytest.mark.parametrize("part", [["my_unet", "MyUNet"], ["os", "system"], []])
