@@ -187,6 +187,16 @@ def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
     expect(studio.page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_every_wrong_field_is_named(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, allowed=("422",))
+    studio.set("Width", "99999")
+    studio.set("Height", "1")
+
+    studio.generate(PROMPT)
+
+    expect(studio.page.get_by_role("alert")).to_have_text(re.compile("^width .*height"))
+
+
 def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:
     generated(null.api, prompt="without an input")
     studio.page.get_by_label("Choose images").set_input_files(INPUT)  # type: ignore[arg-type]

@@ -45,6 +45,9 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
     studio.generate("the second")
     expect(studio.stage.get_by_text(re.compile("Next in the queue"))).to_be_visible()
+    # A bar that does not know how far the job is.
+    waiting = studio.stage.get_by_role("progressbar", name="Progress of the second")
+    expect(waiting).to_have_js_property("position", -1)
     others = studio.stage.get_by_role("list", name="Other jobs of this tab")
     expect(page).to_have_title(re.compile("% · imagegen"))
     expect(page.get_by_text("2 jobs running")).to_be_visible()
