@@ -27,11 +27,11 @@ class ProtocolErrors:
     """Replaces the problems that routes and middleware answer below the paths of a protocol."""
 
     def __init__(
-        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_endpoint: Mapping[object, ErrorRenderer]
+        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_path: Mapping[re.Pattern[str], ErrorRenderer]
     ) -> None:
-        """`by_endpoint` has the renderers of routes, by their functions; `by_prefix` those of other paths."""
+        """`by_path` has the renderers of routes, of which the first counts; `by_prefix` those of other paths."""
         self._app = app
-        self._by_endpoint = by_endpoint
+        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -70,9 +70,11 @@ class ProtocolErrors:
         return [answer, {"type": "http.response.body", "body": rendered.body}]
 
     def _renderer(self, scope: Scope) -> ErrorRenderer | None:
-        if (renderer := self._by_endpoint.get(scope.get("endpoint"))) is not None:
-            return renderer
+        # Not by the function of the route: middleware refuses requests before they have one.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for pattern, renderer in self._by_path.items():
+            if pattern.match(path):
+                return renderer
         for prefix, renderer in self._by_prefix:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return renderer

@@ -9,7 +9,7 @@ import httpx2
 
 from compose.cli.client import base_url
 from compose.cli.client_error import ClientError
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from shared.settings.http_server import is_loopback
 
 #: A call of a tool waits for up to 45 seconds.

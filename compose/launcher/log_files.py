@@ -124,7 +124,7 @@ class LogReader:
 
 def _opened(path: Path) -> BufferedReader | None:
     """None where there is no such file. Raises OSError, above all for a user who may not read it."""
-    with suppress(FileNotFoundError):
+    with suppress(FileNotFoundError, NotADirectoryError):
         return path.open("rb")
     return None
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from shared.errors import ConfigurationError
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider

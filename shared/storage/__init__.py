@@ -1,7 +1,7 @@
 """Store images in a folder or in an S3-compatible bucket."""
 
 from shared.errors import ConfigurationError
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from shared.settings.infrastructure import InfrastructureSettings
 from shared.storage.folder import FolderStore
 from shared.storage.object_store import ObjectStore, StorageTimeouts

@@ -5,7 +5,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import assert_never
 
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 
 #: Always stays on the device: it is small, and sometimes needs another precision.
 AUTOENCODER = "vae"

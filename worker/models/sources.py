@@ -101,7 +101,12 @@ class ModelSource:
             return self._file(folder)
         index = index_name(folder, self.index)
         if index is None:
-            raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
+            reason = (
+                f"that folder has no {self.index}"
+                if folder.is_dir()
+                else "there is no such folder or file; Hugging Face ids are owner/name"
+            )
+            raise ConfigurationError(f"{self.setting} is {self.model_id}, but {reason}.")
         return folder_model(self.model_id, folder, index)
 
     def _local_folder(self) -> Path | None:

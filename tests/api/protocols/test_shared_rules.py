@@ -106,6 +106,9 @@ def test_errors_of_paths_that_two_protocols_have_are_explained_to_the_clients_of
             stranger.run("imagegen/null", input={"prompt": "x"})
         with pytest.raises(ReplicateError, match="perhaps you mean null"):
             replicate.Client(base_url=url, api_token=ALICE, transport=transport).models.get("imagegen/nul")
+    # The AI SDK reads no errors with another `error`.
+    refused = requests.post(f"{url}/v1/models/imagegen/null/predictions", json={"input": {"prompt": "x"}}, timeout=30)
+    assert (refused.status_code, refused.json()["code"], "error" in refused.json()) == (401, "unauthorized", False)
     with openai_for(url, ALICE) as client, pytest.raises(openai.NotFoundError, match="perhaps you mean null"):
         client.models.retrieve("imagegen/nul")
 

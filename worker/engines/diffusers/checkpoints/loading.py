@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from shared.errors import ConfigurationError
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder

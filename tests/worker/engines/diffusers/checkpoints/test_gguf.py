@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_single_files import drawn, found, loaded
 from tests.worker.engines.diffusers.checkpoints.tiny_models import tiny_pipeline

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError, InvalidRequest
-from shared.settings.extras import install_command
+from shared.settings.explanations import install_command
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
