@@ -200,7 +200,7 @@ class Job(FrozenModel):
         return self._end(State.CANCELLED, now)
 
     def _end(self, state: State, now: datetime, **changes: object) -> Self:
-        ended = self._move(state, finished_at=now, **changes)
+        ended = self._move(state, finished_at=max(now, self.started_at or self.created_at), **changes)
         timings = ended.timings.model_copy(update={"total_ms": _milliseconds(now - self.created_at)})
         return ended.model_copy(update={"timings": timings})
 

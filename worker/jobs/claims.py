@@ -116,7 +116,8 @@ class JobClaimer:
             self._fail(candidate.job, JobError.from_error(error))
             return None
         # Again: loading may have taken longer than its deadline allows.
-        now = self.now()
+        # Each process reads the store's clock with a delay of its own, but no job starts before it was created.
+        now = max(self.now(), *(queued.job.created_at for queued in (candidate, *others)))
         first = self._prepare(candidate.job, model, now)
         if first is None:
             return None

@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,17 @@ from tests.worker.bench import Bench, canvas, speckled, wake
 from worker.engines.base import JobWatch, Step
 from worker.engines.null import NullEngine
 from worker.images.values import RenderedImage
+
+
+def test_the_times_of_a_job_are_in_order_although_every_process_reads_the_clock_itself(bench: Bench) -> None:
+    readings = itertools.count()
+    bench.now = lambda: datetime.now(UTC) - timedelta(seconds=next(readings))
+
+    done = bench.run(bench.submit())
+
+    assert done.started_at is not None
+    assert done.finished_at is not None
+    assert done.created_at <= done.started_at <= done.finished_at
 
 
 def test_warnings_survive_a_lost_worker(bench: Bench) -> None:

