@@ -56,7 +56,7 @@ gpu: ## Test and measure the CUDA device of this machine, in at most six minutes
 profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/
 	@$(BIN)/python -m bench.profile
 
-faults: $(VENV)/.dev ## Kill processes at random during twenty thousand jobs (ten minutes)
+faults: $(VENV)/.dev ## Kill processes at random during twenty thousand jobs (five minutes)
 	@$(BIN)/python -m tests.faults.soak --jobs 20000 --every 30
 
 docker: ## Build the images imagegen-api, imagegen-worker and imagegen-worker-slim

@@ -22,7 +22,7 @@ from api.native import docs, events, generate, health, images, jobs, key, metric
 from api.protocols import openapi
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
-from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_endpoint, renderers_by_prefix
+from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_path, renderers_by_prefix
 from api.services import Services
 from api.studio import page
 from shared.jobs.types import ApiProtocol
@@ -81,7 +81,7 @@ class Api(FastAPI):
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
         protocols: Sequence[ProtocolRoutes] = self.state.protocols
-        renderers = renderers_by_prefix(protocols), renderers_by_endpoint(protocols)
+        renderers = renderers_by_prefix(protocols), renderers_by_path(protocols)
         stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), *renderers))
         return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 

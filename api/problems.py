@@ -160,6 +160,11 @@ def set_job_id(request: Request, job_id: str) -> None:
     request.state.job_id = job_id
 
 
+def set_field_names(request: Request, names: Mapping[str, str]) -> None:
+    """From now on a problem with fields of this request has these names for ours."""
+    request.scope["state"]["field_names"] = names
+
+
 def install(app: FastAPI) -> None:
     app.add_exception_handler(ImagegenError, _on_error)
     app.add_exception_handler(RequestValidationError, _on_validation_error)

@@ -12,7 +12,8 @@ from tests.stack import Stack, valkey_server
 PROMPT, STEPS, GUIDANCE, SEED = "a red heart on a blue background", 20, 4.0, 42
 STARTER_REQUEST = {"prompt": PROMPT, "num_inference_steps": STEPS, "guidance_scale": GUIDANCE, "seed": SEED}
 #: The options of compose.launcher.services, with the files on the same disk.
-VALKEY = ("--appendonly", "yes", "--appendfsync", "everysec", "--stream-node-max-bytes", "512")
+MEMORY = ("--stream-node-max-bytes", "512", "--hash-max-listpack-value", "4096")
+VALKEY = ("--appendonly", "yes", "--appendfsync", "everysec", *MEMORY)
 #: All clients share one address. Requests are still counted.
 UNLIMITED = {"SD_REQUESTS_PER_SECOND": "1000000", "SD_MAX_JOBS_PER_KEY": "1000000"}
 

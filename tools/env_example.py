@@ -109,7 +109,7 @@ def _section(title: str, entries: Sequence[tuple[str, str, str]]) -> Iterator[st
     yield from ("", f"## {title}")
     for name, text, value in entries:
         yield ""
-        yield from textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ")
+        yield from textwrap.wrap(text, 110, initial_indent="# ", subsequent_indent="# ", break_on_hyphens=False)
         yield f"{name}={value}"
 
 

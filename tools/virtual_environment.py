@@ -83,7 +83,16 @@ def _replace_path(file: Path, old: str, new: str) -> None:
     data = file.read_bytes()
     # Binary programs name no folder, and would not run with a path of another length.
     if b"\0" not in data and f"{old}/".encode() in data:
-        file.write_bytes(data.replace(f"{old}/".encode(), f"{new}/".encode()))
+        file.write_bytes(_executable(data.replace(f"{old}/".encode(), f"{new}/".encode()), new))
+
+
+def _executable(script: bytes, folder: str) -> bytes:
+    """A kernel ends the path of an interpreter at a space, so a shell starts Python, as in scripts that pip writes."""
+    first, _, rest = script.partition(b"\n")
+    if " " not in folder or not first.startswith(f"#!{folder}/".encode()):
+        return script
+    interpreter = first.removeprefix(b"#!")
+    return b"#!/bin/sh\n'''exec' \"%b\" \"$0\" \"$@\"\n' '''\n%b" % (interpreter, rest)
 
 
 def _has_driver() -> bool:

@@ -90,8 +90,15 @@ def configure_local_worker(
         worker_lost_wait=0.1,
     )
     app.steps["worker"].add(ModelGate)
+    logging.getLogger("celery.worker.request").addFilter(_without_traceback)
     _serve_child(app, settings, start_id, start_tracing)
     _recover_jobs(app, settings, start_id)
+
+
+def _without_traceback(record: logging.LogRecord) -> bool:
+    """Celery logs a lost child, also one that was stopped, with forty lines of its own code."""
+    record.exc_info = None
+    return True
 
 
 def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, start_tracing: tracing.StartTracing) -> None:

@@ -231,9 +231,14 @@ def _load_engines(
 def _record(settings: WorkerSettings, worker: WorkerIdentity) -> WorkerRecord:
     field = MODEL_SETTINGS.get(settings.backend)
     model = getattr(settings, field) if field else str(settings.backend)
-    state, now = WorkerState.LOADING, datetime.now(UTC)
     return WorkerRecord(
-        id=worker.id, name=worker.node, backend=settings.backend, state=state, model=model, started_at=now
+        id=worker.id,
+        name=worker.node,
+        backend=settings.backend,
+        state=WorkerState.LOADING,
+        model=model,
+        concurrency=settings.bfl_concurrency if settings.backend is Backend.FLUX_API else 1,
+        started_at=datetime.now(UTC),
     )
 
 

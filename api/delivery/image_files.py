@@ -10,7 +10,14 @@ from fastapi.responses import RedirectResponse, StreamingResponse
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.job import Image, Job
-from shared.storage.images import PREVIEW_WIDTH, THUMBNAIL_WIDTH, ImageStore, image_name, thumbnail_name
+from shared.storage.images import (
+    PREVIEW_WIDTH,
+    THUMBNAIL_MEDIA_TYPE,
+    THUMBNAIL_WIDTH,
+    ImageStore,
+    image_name,
+    thumbnail_name,
+)
 from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
 
 #: Memory for one client. Most images are smaller, so one request to the storage is enough.
@@ -67,7 +74,7 @@ async def serve_thumbnail(store: ImageStore, job: Job, image: Image, http: Reque
     headers = {"ETag": f'"{chunk.sha256}"', "X-Job-Id": job.id, "Cache-Control": CACHE_CONTROL}
     if client_has(headers["ETag"], http):
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
-    return Response(chunk.data, headers=headers, media_type="image/webp")
+    return Response(chunk.data, headers=headers, media_type=THUMBNAIL_MEDIA_TYPE)
 
 
 async def read_preview(store: ImageStore, job: Job, image: Image) -> bytes | None:

@@ -1,12 +1,13 @@
 """Renders problems the way that the clients of each protocol read errors."""
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from api.problems import PROBLEM_MEDIA_TYPE, Problem
+from api.problems import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 
 
 @dataclass(frozen=True)
@@ -26,11 +27,11 @@ class ProtocolErrors:
     """Replaces the problems that routes and middleware answer below the paths of a protocol."""
 
     def __init__(
-        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_endpoint: Mapping[object, ErrorRenderer]
+        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_path: Mapping[re.Pattern[str], ErrorRenderer]
     ) -> None:
-        """`by_endpoint` has the renderers of routes, by their functions; `by_prefix` those of other paths."""
+        """`by_path` has the renderers of routes, of which the first counts; `by_prefix` those of other paths."""
         self._app = app
-        self._by_endpoint = by_endpoint
+        self._by_path = by_path
         self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,24 +56,42 @@ class ProtocolErrors:
         await self._app(scope, receive, send_rendered)
 
     def _render(self, scope: Scope, start: Message, body: bytes) -> list[Message]:
+        problem, state = Problem.model_validate_json(body), scope.setdefault("state", {})
+        # For the access log: some clients show their users no more than the status.
+        state["reason"] = problem.detail
         renderer = self._renderer(scope)
         if renderer is None:
             return [start, {"type": "http.response.body", "body": body}]
         headers = MutableHeaders(raw=list(start["headers"]))
-        rendered = renderer(Problem.model_validate_json(body), headers)
+        rendered = renderer(_renamed(problem, state.get("field_names", {})), headers)
         headers.update(rendered.headers)
         headers["content-type"], headers["content-length"] = rendered.media_type, str(len(rendered.body))
         answer = {"type": "http.response.start", "status": rendered.status, "headers": headers.raw}
         return [answer, {"type": "http.response.body", "body": rendered.body}]
 
     def _renderer(self, scope: Scope) -> ErrorRenderer | None:
-        if (renderer := self._by_endpoint.get(scope.get("endpoint"))) is not None:
-            return renderer
+        # Not by the function of the route: middleware refuses requests before they have one.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
+        for pattern, renderer in self._by_path.items():
+            if pattern.match(path):
+                return renderer
         for prefix, renderer in self._by_prefix:
             if path == prefix or path.startswith(f"{prefix}/"):
                 return renderer
         return None
+
+
+def _renamed(problem: Problem, names: Mapping[str, str]) -> Problem:
+    """With the caller's names for our fields."""
+    if not (names and problem.errors):
+        return problem
+    ours = re.compile(rf"\b({'|'.join(names)})\b")
+
+    def rename(text: str) -> str:
+        return ours.sub(lambda match: names[match[1]], text)
+
+    errors = [FieldProblem(pointer=rename(error.pointer), detail=rename(error.detail)) for error in problem.errors]
+    return problem.model_copy(update={"detail": rename(problem.detail), "errors": errors})
 
 
 def _is_problem(message: Message) -> bool:

@@ -20,7 +20,7 @@ STUDIO_FILES = {
 STUDIO_PATH = (
     "/studio/" + sha256(b"".join((STUDIO_FOLDER / name).read_bytes() for name in STUDIO_FILES)).hexdigest()[:16]
 )
-#: Identical in every installation of this version, and therefore no secret.
+#: They tell nothing of models, jobs and callers, and are therefore no secret.
 PUBLIC = PROBES | {
     "/",
     "/docs",

@@ -1,5 +1,6 @@
 """Reads a generation request from a form and the query string."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from functools import cache
@@ -19,6 +20,8 @@ from shared.jobs.requests import GenerationRequest
 IMAGE_FIELDS = {"image": "image", "image[]": "image", "mask": "mask"}
 MUST_BE_FILE = "must be a file part, with a file name"
 SEND_AS_FILE = "; send an image as a file part with the name image"
+#: How some clients write lists and objects: `webhook_events[]`, `metadata[order]`, `loras[][name]`.
+_NESTED = re.compile(r"(\w+?)((?:\[[^\[\]]*\])+)")
 #: Parameters of the query that are not fields of the request.
 CALL_PARAMETERS = frozenset({"on_disconnect"})
 
@@ -77,7 +80,11 @@ def _unknown(name: str) -> InvalidRequest:
 def _parse(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     """Fields from their texts. Empty texts count as absent, equal ones as one."""
     fields: dict[str, Any] = {}
+    nested: dict[str, dict[str, Sequence[str]]] = defaultdict(dict)
     for name, values in texts.items():
+        if (match := _NESTED.fullmatch(name)) and match[1] in _structured_fields():
+            nested[match[1]][match[2]] = values
+            continue
         distinct = list(dict.fromkeys(value for value in values if value))
         if name in _structured_fields() and distinct:
             fields[name] = _parse_structured(name, distinct)
@@ -85,7 +92,7 @@ def _parse(texts: Mapping[str, Sequence[str]]) -> dict[str, Any]:
             raise invalid_field(f"/{name}", "was given twice with different values")
         elif distinct:
             fields[name] = distinct[0]
-    return fields
+    return fields | {name: _parse_nested(name, parts) for name, parts in nested.items()}
 
 
 def _parse_structured(name: str, values: list[str]) -> Any:
@@ -96,3 +103,16 @@ def _parse_structured(name: str, values: list[str]) -> Any:
         return parse_json(values[0].encode())
     except ValueError:
         raise invalid_field(f"/{name}", "is not valid JSON") from None
+
+
+def _parse_nested(name: str, parts: Mapping[str, Sequence[str]]) -> Any:
+    """A list of texts, an object, or a list of objects, from what stands in brackets behind the name of the field."""
+    if parts.keys() == {"[]"}:
+        return list(parts["[]"])
+    is_list = all(part.startswith("[]") for part in parts)
+    keys = [part.removeprefix("[]" if is_list else "")[1:-1] for part in parts]
+    lengths = {len(values) for values in parts.values()}
+    if len(lengths) > 1 or not (is_list or lengths == {1}) or any("[" in key for key in keys):
+        raise invalid_field(f"/{name}", "must be a single field with JSON as its text")
+    entries = [dict(zip(keys, values, strict=True)) for values in zip(*parts.values(), strict=True)]
+    return entries if is_list else entries[0]

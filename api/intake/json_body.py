@@ -1,6 +1,7 @@
 """Reads JSON bodies, and accepts only those that every JSON reader understands the same way."""
 
 import json
+from codecs import BOM_UTF8
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from typing import Any
@@ -68,7 +69,17 @@ def parse_body(body: bytes) -> Any:
     try:
         return parse_json(body)
     except ValueError:
-        raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": ""}]) from None
+        if _is_utf8(body):
+            raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": ""}]) from None
+        # What shells and editors of Windows write.
+        raise InvalidRequest("The body must be text in UTF-8, without a byte order mark.") from None
+
+
+def _is_utf8(body: bytes) -> bool:
+    with suppress(UnicodeDecodeError):
+        body.decode()
+        return not body.startswith(BOM_UTF8)
+    return False
 
 
 def parse_json(text: bytes) -> Any:

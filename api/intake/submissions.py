@@ -16,6 +16,7 @@ from api.intake.json_body import body_chunks, media_type
 from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from api.intake.uploads import RequestUploads
+from api.problems import set_field_names
 from api.services import Services
 from shared.errors import InvalidRequest, UnsupportedMediaType
 from shared.jobs.requests import GenerationRequest
@@ -88,6 +89,8 @@ class Translation:
 
     fields: dict[str, Any]
     warnings: list[str] = field(default_factory=list)
+    names: dict[str, str] = field(default_factory=dict)
+    """What the caller calls our fields."""
 
     @classmethod
     def of_known(cls, body: Mapping[str, Any], understood: Collection[str]) -> "Translation":
@@ -97,6 +100,15 @@ class Translation:
         for name in itertools.islice(filter(_NAME.fullmatch, unknown), MAX_UNKNOWN):
             translation.warnings.append(f"{name} {unknown_field(name)}")
         return translation
+
+    def rename(self, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
+        """Take the inputs that have other names for our fields."""
+        for theirs, ours in names.items():
+            if theirs in inputs:
+                self.fields[ours] = inputs[theirs]
+                # Messages have these two words for the things themselves.
+                if ours not in ("image", "mask"):
+                    self.names[ours] = theirs
 
     def add(self, fields: Mapping[str, Any], warnings: Iterable[str]) -> None:
         self.fields.update(fields)
@@ -131,6 +143,7 @@ async def translated_submission(
         if not isinstance(body, dict):
             raise InvalidRequest("The body must be a JSON object.")
         translation = translate(body)
+        set_field_names(http, translation.names)
         warnings.extend(translation.warnings)
         return translation.fields
 

@@ -47,7 +47,7 @@ async def get_image(
     index: int,
     width: Annotated[
         int | None,
-        Query(ge=THUMBNAIL_WIDTH, le=THUMBNAIL_WIDTH, description="A WebP thumbnail; the image itself if it has none"),
+        Query(ge=THUMBNAIL_WIDTH, le=THUMBNAIL_WIDTH, description="A JPEG thumbnail; the image itself if it has none"),
     ] = None,
 ) -> Response:
     """The bytes of one image, or of its thumbnail."""

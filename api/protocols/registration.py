@@ -1,5 +1,6 @@
 """The protocols of other services that this one speaks: their routes, paths and errors."""
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ ALL = (
         tag="OpenAI",
         description="Images of the OpenAI API, for clients that take a base URL: `http://host:7860/v1`.",
         routers=(openai_routes.router, models.router),
-        prefixes=("/v1",),
+        prefixes=("/v1", "/images"),
         render_error=openai_errors.render_error,
         error_schema=openai_errors.SCHEMA,
     ),
@@ -101,10 +102,10 @@ def renderers_by_prefix(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorR
     return {prefix: routes.render_error for routes in protocols for prefix in routes.prefixes}
 
 
-def renderers_by_endpoint(protocols: Iterable[ProtocolRoutes]) -> dict[object, ErrorRenderer]:
-    """By the functions of the routes. Of two protocols that share one, the last has it."""
+def renderers_by_path(protocols: Iterable[ProtocolRoutes]) -> dict[re.Pattern[str], ErrorRenderer]:
+    """By the paths of the routes, in their order. Of two protocols that share one, the last has it."""
     return {
-        route.endpoint: routes.render_error
+        route.path_regex: routes.render_error
         for routes in protocols
         for router in routes.routers
         for route in router.routes

@@ -47,14 +47,14 @@ def _file(name: str) -> StaticFile:
 
 
 @lru_cache(maxsize=16)
-def _page(prefix: str, *, needs_key: bool) -> StaticFile:
+def _page(prefix: str, flower_port: int, *, needs_key: bool) -> StaticFile:
     """The page. It names all modules, so that the browser loads them at once and not level by level."""
     files = f"{escape(quote(prefix))}{STUDIO_PATH}"
     modules = (name for name, media_type in STUDIO_FILES.items() if media_type == "text/javascript")
     preloads = "\n".join(f'<link rel="modulepreload" href="{files}/{name}">' for name in modules)
     text = (STUDIO_FOLDER / "index.html").read_text(encoding="utf-8")
     page = text.replace("{files}", files).replace("{preloads}", preloads).replace("{prefix}", escape(quote(prefix)))
-    page = page.replace("{needs_key}", "yes" if needs_key else "no")
+    page = page.replace("{needs_key}", "yes" if needs_key else "no").replace("{flower_port}", str(flower_port))
     return StaticFile.of(page.encode(), "text/html")
 
 
@@ -87,7 +87,8 @@ async def get_root(http: Request, services: ServicesDep) -> Response:
         links = {name: f"{base_url}{path}" for name, path in _LINKS.items()}
         body = {"name": "imagegen", "version": services.version, "links": links}
         return JSONResponse(body, headers={"Vary": "Accept"})
-    page = _page(http.scope.get("root_path", ""), needs_key=bool(services.settings.api_key))
+    settings = services.settings
+    page = _page(http.scope.get("root_path", ""), settings.flower_port, needs_key=bool(settings.api_key))
     return _send(page, http, PAGE_CACHE, {"Content-Security-Policy": _policy(_bucket(services))})
 
 

@@ -45,7 +45,7 @@ def _commands() -> None:
 
 @cli.command()
 def up() -> None:
-    """Start the whole service on this machine: Redis, API, workers, dashboard. Ctrl-C stops it."""
+    """Start the whole service on this machine: Redis, API, workers, Flower. Ctrl-C stops it."""
     from compose.launcher.up import up as launch
     from shared.workers.gpus import visible_gpus
 
@@ -75,7 +75,7 @@ def generate(
     seed: Annotated[int | None, typer.Option(help="The same seed gives the same image.")] = None,
     url: UrlOption = None,
 ) -> None:
-    """Generate one image with the running service and show the progress. Sends SD_API_KEY if it is set."""
+    """Generate one image with the running service and show the progress; Ctrl-C cancels. Sends SD_API_KEY if set."""
     body: dict[str, Any] = {
         "prompt": prompt,
         "negative_prompt": negative_prompt,
@@ -88,11 +88,10 @@ def generate(
         "guidance_scale": guidance,
         "seed": seed,
     }
-    from rich.console import Console
-
     from compose.cli.client import base64_of
+    from compose.cli.terminal import create_console
 
-    console = Console()
+    console = create_console()
     with errors_as_one_sentence():
         client = _client(url, console)
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
@@ -112,12 +111,11 @@ def upscale(
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     url: UrlOption = None,
 ) -> None:
-    """Enlarge an image with the running service and show the progress. Sends SD_API_KEY if it is set."""
-    from rich.console import Console
-
+    """Enlarge an image with the running service and show the progress; Ctrl-C cancels. Sends SD_API_KEY if set."""
     from compose.cli.client import base64_of
+    from compose.cli.terminal import create_console
 
-    console = Console()
+    console = create_console()
     with errors_as_one_sentence():
         client = _client(url, console)
         sides = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
@@ -163,11 +161,10 @@ def status(
     url: UrlOption = None,
 ) -> None:
     """Show backends, workers, queue and running jobs. Printed once, exits with 1 unless the service is `ok`."""
-    from rich.console import Console
-
     from compose.cli.status import StatusReport, watch
+    from compose.cli.terminal import create_console
 
-    console = Console()
+    console = create_console()
     with errors_as_one_sentence():
         client = _client(url, console)
         if console.is_terminal and not (once or as_json):
@@ -202,12 +199,11 @@ def doctor(
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Check machine, settings and service, and suggest remedies. Exits with 1 if there is a problem."""
-    from rich.console import Console
-
+    from compose.cli.terminal import create_console
     from compose.doctor.command import run as run_doctor
 
     with errors_as_one_sentence():
-        raise typer.Exit(0 if run_doctor(Console(), as_json=as_json) else 1)
+        raise typer.Exit(0 if run_doctor(create_console(), as_json=as_json) else 1)
 
 
 def _command_name() -> str:

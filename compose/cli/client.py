@@ -3,8 +3,9 @@
 import base64
 import json
 import os
+import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http import HTTPStatus
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,8 @@ class ApiClient:
         request = {**body, "output_format": _format_of(output)}
         with self._http_errors():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=READ_TIMEOUT_SECONDS))
-            job = self._wait_for(job)
+            with self._cancelled_by_interrupt(job["links"]["self"]):
+                job = self._wait_for(job)
             path = f"{job['links']['self']}/images/0"
             content = self._checked(self._http.get(self._url + path, timeout=READ_TIMEOUT_SECONDS)).content
         try:
@@ -87,6 +89,17 @@ class ApiClient:
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Not a response of this service, or not HTTP at all.
             raise ClientError(f"The server at {self._shown_url} is not imagegen.") from None
+
+    @contextmanager
+    def _cancelled_by_interrupt(self, path: str) -> Iterator[None]:
+        """Ctrl-C cancels the job, because nobody else waits for it."""
+        try:
+            yield
+        except KeyboardInterrupt:
+            with suppress(requests.RequestException):
+                if self._http.delete(self._url + path, timeout=CONNECT_TIMEOUT_SECONDS).ok:
+                    print("The job was cancelled.", file=sys.stderr)
+            raise
 
     def _wait_for(self, job: Mapping[str, Any]) -> dict[str, Any]:
         columns = (

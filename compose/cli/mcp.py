@@ -1,6 +1,7 @@
 """Passes the messages of MCP clients that only start programs on to the service: `imagegen mcp`."""
 
 import asyncio
+import signal
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -8,6 +9,7 @@ import httpx2
 
 from compose.cli.client import base_url
 from compose.cli.client_error import ClientError
+from shared.settings.explanations import install_command
 from shared.settings.http_server import is_loopback
 
 #: A call of a tool waits for up to 45 seconds.
@@ -19,7 +21,9 @@ def serve(url: str, key: str | None) -> None:
     try:
         import mcp  # noqa: F401 - not part of every installation
     except ImportError:
-        raise ClientError("imagegen mcp needs the package mcp: pip install 'imagegen[api]'.") from None
+        raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
+    # Python would wait for the thread that reads the next message.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(_serve(url, key))
 
 

@@ -24,7 +24,7 @@ _PLACEMENTS = {
 def plan(
     name: Annotated[str, typer.Argument(help="A Hugging Face id, or a name from `imagegen models list`.")],
 ) -> None:
-    """Tell download, licence, precision and memory of a model; downloads configurations at most."""
+    """Show download, licence, precision and memory of a model; downloads configurations at most."""
     # Imported here, as in every command, so that `imagegen up` does not wait for it.
     from compose.doctor.installation import probe_device
     from worker.models.catalogue.prospects import prospect_of

@@ -25,17 +25,16 @@ models.command()(plan)
 @models.command("list")
 def show() -> None:
     """List the models in SD_MODEL_DIR and in the settings, each with its state."""
-    from rich.console import Console
     from rich.markup import escape
-    from rich.table import Table
 
+    from compose.cli.terminal import create_console, create_table
     from worker.models.catalogue import Catalogue
     from worker.models.download_plans import format_bytes
     from worker.models.hub import model_store
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        table = Table("model", "size", "state", "licence", "setting", box=None, pad_edge=False)
+        table = create_table("model", "size", "state", "licence", "setting")
         catalogue = Catalogue.of(settings).scan()
         for name, entry in catalogue.items():
             size = format_bytes(entry.size_bytes) if entry.size_bytes else ""
@@ -45,7 +44,7 @@ def show() -> None:
             if stored.name not in catalogue:
                 # Single parts, such as a safety checker, are no models that requests can choose.
                 table.add_row(escape(stored.name), format_bytes(stored.size_bytes), "a part of other models", "", "")
-        Console().print(table)
+        create_console().print(table)
 
 
 @models.command()
@@ -79,11 +78,12 @@ def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen model
 
 
 def _pull(source: "ModelSource") -> None:
-    from rich.console import Console
     from rich.markup import escape
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-    console = Console()
+    from compose.cli.terminal import create_console
+
+    console = create_console()
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from compose.cli.client import ApiClient
 from compose.cli.client_error import ClientError
+from compose.cli.terminal import create_table
 from worker.models.download_plans import format_bytes
 
 #: How often the live table refreshes. The API reads Redis at most twice a second for all clients.
@@ -80,7 +81,7 @@ def _headline(health: dict[str, Any]) -> RenderableType:
 
 
 def _backends(backends: list[dict[str, Any]]) -> Table:
-    table = _table("backend", "status", "model", "device", "queued", "wait")
+    table = create_table("backend", "status", "model", "device", "queued", "wait")
     for backend in backends:
         device = " ".join(filter(None, (backend["device"], backend["dtype"])))
         wait = f"{backend['estimated_wait_seconds']:.0f} s"
@@ -90,7 +91,7 @@ def _backends(backends: list[dict[str, Any]]) -> Table:
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:
-    table = _table("worker", "status", "models in memory", "activity")
+    table = create_table("worker", "status", "models in memory", "activity")
     for worker in workers:
         table.add_row(_plain(worker["name"]), _state(worker["state"]), _models(worker), _activity(worker))
     return table
@@ -114,17 +115,13 @@ def _models(worker: dict[str, Any]) -> str:
 
 
 def _jobs(jobs: list[dict[str, Any]]) -> Table:
-    table = _table("job", "backend", "", "step", "label")
+    table = create_table("job", "backend", "", "step", "label")
     for job in jobs:
         progress = job["progress"] or {"fraction": 0.0, "step": 0, "steps": "?"}
         bar = ProgressBar(total=1.0, completed=progress["fraction"], width=20)
         step = f"{progress['step']}/{progress['steps']}"
         table.add_row(job["id"], job["backend"], bar, step, _plain(job["label"]))
     return table
-
-
-def _table(*columns: str) -> Table:
-    return Table(*columns, box=None, pad_edge=False, header_style="dim")
 
 
 def _state(state: str) -> str:

@@ -67,8 +67,11 @@ def _is_fresh(file: Path) -> bool:
 
 
 def main(environment: dict[str, str]) -> int:
-    backend = Backend(environment.get("SD_BACKEND") or Backend.SD)
-    slots = list(worker_slots(backend, environment.get("SD_DEVICE") or "auto", visible_gpus(environment)))
+    name = environment.get("SD_BACKEND") or Backend.SD
+    if name not in [*Backend]:
+        # The worker says what is wrong with the setting.
+        os.execvpe(sys.executable, command(name), environment)  # noqa: S606
+    slots = list(worker_slots(Backend(name), environment.get("SD_DEVICE") or "auto", visible_gpus(environment)))
     if len(slots) == 1:
         (slot,) = slots
         os.execvpe(sys.executable, command(slot.name), {**environment, **slot.settings})  # noqa: S606

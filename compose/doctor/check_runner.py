@@ -23,7 +23,7 @@ class Check:
 
 #: In the order of the report: what other checks build on comes first.
 CHECKS = (
-    Check("doors", exposure.check),
+    Check("settings", exposure.check),
     Check("python", python.check),
     Check("versions", versions.check),
     Check("device", device.check, PROBE_SECONDS + 1),

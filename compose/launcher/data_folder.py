@@ -43,10 +43,14 @@ def locked(folder: Path) -> Iterator[None]:
         raise _unusable(folder, error) from None
     with lock:
         if not _try_lock(lock):
-            raise ConfigurationError(
-                f"imagegen is already running with SD_DATA_DIR={folder}: stop it, or choose another folder."
-            )
+            raise already_running(folder)
         yield
+
+
+def already_running(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"imagegen is already running with SD_DATA_DIR={folder}: stop it, or choose another folder."
+    )
 
 
 def _try_lock(lock: IO[str]) -> bool:

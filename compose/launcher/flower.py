@@ -1,4 +1,4 @@
-"""The dashboard's process entry: Flower, read-only, with a login unless only this machine can reach it."""
+"""The process entry of Flower, read-only, with a login unless only this machine can reach it."""
 
 import json
 import os
@@ -23,7 +23,7 @@ def command(settings: LauncherSettings) -> tuple[str, ...]:
 
 
 def environment(settings: LauncherSettings) -> dict[str, str]:
-    """What Flower must know. Command lines are format_bytes by every user, so passwords go through the environment."""
+    """The settings of Flower's process. Every user can read command lines, so passwords go through the environment."""
     # Flower shows the default queue until it has heard from a worker.
     config = {**celery_config(settings), "task_default_queue": queue_name(settings.backends[0])}
     login = settings.flower_basic_auth

@@ -123,7 +123,8 @@ class LogReader:
 
 
 def _opened(path: Path) -> BufferedReader | None:
-    with suppress(OSError):
+    """None where there is no such file. Raises OSError, above all for a user who may not read it."""
+    with suppress(FileNotFoundError, NotADirectoryError):
         return path.open("rb")
     return None
 

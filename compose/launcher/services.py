@@ -20,17 +20,19 @@ def redis_server(settings: LauncherSettings, socket: Path) -> Service:
     data_dir = str(settings.data_dir.resolve())
     files = ("--dir", data_dir, "--appendonly", "yes", "--appendfsync", "everysec", "--save", "")
     listen = ("--port", "0", "--unixsocket", str(socket), "--unixsocketperm", "700")
-    # A job's events are few and small: nodes of the default 4 KB would take four times the rest of its record.
-    memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512")
+    # A job's events are few and small: nodes of the default 4 KB would take four times the rest of its record. A record
+    # has few fields, of which one is long: without a hash table, it takes a quarter less.
+    memory = ("--maxmemory-policy", "noeviction", "--stream-node-max-bytes", "512", "--hash-max-listpack-value", "4096")
     command = (str(valkey_server()), *listen, *files, *memory)
     # Valkey marks warnings with a lone #. The one about overcommit is for servers that hold gigabytes.
     shown = r" # (?!WARNING Memory overcommit)"
     return Service("redis", command, ready="Ready to accept connections", shown=shown, stops_last=True)
 
 
-def api(env: Mapping[str, str]) -> Service:
-    """With the housekeeper."""
+def api(settings: LauncherSettings, env: Mapping[str, str]) -> Service:
+    """With the housekeeper. It learns where Flower is, because an API alone has none."""
     command = (sys.executable, "-m", "compose.launcher.api_and_housekeeper")
+    env = {**env, f"{PREFIX}FLOWER_PORT": str(settings.flower_port)}
     # Open requests get ten seconds, then webhooks in flight five.
     return Service("api", command, ready="Uvicorn running on", env=env, grace_seconds=20.0)
 

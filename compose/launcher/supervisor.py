@@ -121,7 +121,7 @@ class Supervisor:
                 self._start(stage)
             while not self._is_stopping:
                 self._handle_next()
-            self._output.show("imagegen", "Stopping…")
+            self._output.show("imagegen", "Stopping; a running job may finish within SD_SHUTDOWN_GRACE_SECONDS.")
         except StartFailed:
             # The last lines of the other processes would hide why this one failed.
             self._output.mute()

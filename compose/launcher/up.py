@@ -13,6 +13,7 @@ from urllib.parse import urlsplit
 
 from compose.launcher import services
 from compose.launcher.console import BOLD, GREEN, paint
+from compose.launcher.data_folder import already_running, is_running
 from compose.launcher.plan import Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
@@ -35,6 +36,9 @@ def up(settings: LauncherSettings, command: str, gpus: int) -> NoReturn:
     settings.require_keys()
     require_folder(settings.data_dir, f"{PREFIX}DATA_DIR")
     settings.require_output_dir()
+    # Before the ports, which this service has itself.
+    if is_running(settings.data_dir):
+        raise already_running(settings.data_dir)
     require_free_port(settings.host, settings.port, "PORT")
     if settings.flower_port == settings.port:
         raise ConfigurationError(f"SD_FLOWER_PORT and SD_PORT are both {settings.port}: change one of them.")
@@ -59,18 +63,18 @@ def _become_supervisor(plan: Plan) -> NoReturn:
 
 
 def _plan(settings: LauncherSettings, sockets: Path, command: str, gpus: int) -> Plan:
-    """API and workers start before the dashboard, so that the first image comes sooner."""
+    """API and workers start before Flower, so that the first image comes sooner."""
     socket_path = sockets / "redis.sock"
     url = settings.redis_url or f"unix://{socket_path}"
     env = {f"{PREFIX}REDIS_URL": url, SUPERVISED_VARIABLE: "1"}
     redis = [] if settings.redis_url else [services.redis_server(settings, socket_path)]
     workers = [worker for backend in settings.backends for worker in services.workers(settings, env, backend, gpus)]
-    dashboard = [services.flower(settings, env)] if settings.flower_port else []
+    flower = [services.flower(settings, env)] if settings.flower_port else []
     return Plan(
         stages=(
             Stage(tuple(redis)),
-            Stage((services.api(env), *workers), announcement=_banner(settings, command)),
-            Stage(tuple(dashboard), announcement=_dashboard(settings)),
+            Stage((services.api(settings, env), *workers), announcement=_banner(settings, command)),
+            Stage(tuple(flower), announcement=_flower(settings)),
         ),
         data_dir=str(settings.data_dir),
         socket_dir=str(sockets),
@@ -140,7 +144,8 @@ def _banner(settings: LauncherSettings, command: str) -> str:
         (
             "",
             paint("imagegen is ready", BOLD, GREEN),
-            f"  API        {url}   (try it at {url}/docs)",
+            f"  Studio     {url}",
+            f"  API        {url}/docs",
             f"  Images     {settings.output_url or settings.output_dir.resolve()}",
             "",
             "  Your first image:",
@@ -153,5 +158,5 @@ def _banner(settings: LauncherSettings, command: str) -> str:
     )
 
 
-def _dashboard(settings: LauncherSettings) -> str:
-    return f"  Dashboard  {_with_localhost(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""
+def _flower(settings: LauncherSettings) -> str:
+    return f"  Flower     {_with_localhost(url_of(settings, settings.flower_port))}\n" if settings.flower_port else ""

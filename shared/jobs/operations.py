@@ -141,13 +141,15 @@ class Jobs:
         args += [preview, MAX_EVENTS, LEASE_MS, self._keys.webhooks]
         return Operation("jobs/report_progress", keys, args, ProgressReply)
 
-    def save_provider_tasks(self, job: Job) -> Operation[bool]:
+    def save_provider_tasks(self, job: Job) -> Operation[ProgressReply]:
         """Record `job.providers` if the job still runs in this attempt; its state does not change.
 
-        They have a field of the record to themselves, so that a move with an older copy of the job keeps them.
+        A task without an id is about to be bought, which a cancelled job must not. They have a field of the record to
+        themselves, so that a move with an older copy of the job keeps them.
         """
-        args: list[Argument] = [job.attempt, dump_provider_tasks(job)]
-        return Operation("jobs/save_provider_tasks", [self._keys.record(job.id)], args, bool)
+        is_purchase = any(task.id is None for task in job.providers)
+        args: list[Argument] = [job.attempt, dump_provider_tasks(job), "1" if is_purchase else ""]
+        return Operation("jobs/save_provider_tasks", [self._keys.record(job.id)], args, ProgressReply)
 
     def request_cancel(self, job_id: str) -> Operation[State | None]:
         """Flag the job if it runs; returns its state, None for an unknown id."""
@@ -181,7 +183,10 @@ class Jobs:
     def next_in_queue(
         self, backend: Backend, limit: int, affinity: ModelAffinity, passed_over: Iterable[str] = ()
     ) -> Operation[QueueHead]:
-        """The job that a worker is to start next, and jobs of the same model behind it; at most `limit`."""
+        """The job that a worker is to start next, and jobs of the same model behind it; at most `limit`.
+
+        `passed_over` holds ids of jobs and names of models.
+        """
         keys = [self._keys.queue(backend), self._keys.residency, self._keys.load_stats(backend)]
         args: list[Argument] = [self._keys.record(""), limit, affinity.worker, affinity.bound_ms, RESIDENCY_MS]
         args += [backend, affinity.default_model, len(affinity.loaded), *affinity.loaded, *passed_over]

@@ -146,8 +146,8 @@ class GenerationRequest(FrozenModel):
     height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Pixels; default: the model's native size."""
     fit_size: bool = False
-    """Whether a size that the model does not make well is made at the nearest one that it does, then scaled to width x
-    height. Without it, sizes beyond the model's limits are errors."""
+    """Render at the nearest size that suits the model, and scale the image to width x height. Without it, sizes beyond
+    the model's limits are errors."""
     output_width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Scale the finished image to this width; default: as it was made. One of another shape stays whole, with its edges
     continued."""

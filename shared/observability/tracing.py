@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 from shared.errors import ConfigurationError
+from shared.settings.explanations import install_command
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
@@ -72,7 +73,7 @@ def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
         from opentelemetry.sdk.trace.export import BatchSpanProcessor
     except ImportError:
         raise ConfigurationError(
-            f"{wanted[0]} is set, but its packages are missing: pip install 'imagegen[tracing]'."
+            f"{wanted[0]} is set, but its packages are missing: {install_command('tracing')}"
         ) from None
     # A name given here would override the variable.
     name = {} if environ.get("OTEL_SERVICE_NAME") else {"service.name": service}

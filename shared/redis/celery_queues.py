@@ -42,6 +42,8 @@ def celery_config(settings: Settings) -> dict[str, Any]:
         "task_create_missing_queues": False,
         "worker_prefetch_multiplier": 1,
         "broker_connection_retry_on_startup": True,
+        # A Redis that becomes a replica answers with an error: its name may lead to its successor by now.
+        "broker_channel_error_retry": True,
         # A job continues without the broker: its lease and its record decide its outcome.
         "worker_cancel_long_running_tasks_on_connection_loss": False,
         "broker_transport_options": {

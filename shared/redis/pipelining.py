@@ -16,6 +16,11 @@ MakeConnection = Callable[[], AbstractConnection]
 _pack: Callable[[tuple[str | int, ...]], bytes] = hiredis.pack_command  # type: ignore[assignment]
 
 
+def is_of_replica(error: redis.exceptions.ResponseError) -> bool:
+    """Whether the server refused to write because it is a replica; before Redis 7, scripts say so at the end."""
+    return isinstance(error, redis.exceptions.ReadOnlyError) or ": -READONLY " in str(error)
+
+
 @dataclass(eq=False, slots=True)
 class _Command:
     packed: bytes
@@ -40,7 +45,7 @@ class PipelinedConnection:
     took a quarter of the time in which the API answered a poll.
 
     The first command opens the connection, and so does the first one after it was lost. Commands may be repeated: those
-    that await their reply when the connection is lost are sent once more.
+    that await their reply when the connection is lost are sent once more. A replica that is asked to write loses it.
     """
 
     def __init__(self, make_connection: MakeConnection, timeout_seconds: float) -> None:
@@ -117,6 +122,9 @@ class PipelinedConnection:
             try:
                 reply = await connection.read_response(timeout=math.inf, disconnect_on_error=False)
             except redis.exceptions.ResponseError as error:
+                # A server that has become a replica keeps its connections; its name may lead to its successor by now.
+                if is_of_replica(error) and not self._sent[0].is_repeated:
+                    raise
                 reply = error
             self._sent.popleft().settle(reply)
 

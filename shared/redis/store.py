@@ -25,7 +25,7 @@ from redis.retry import Retry
 
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
-from shared.redis.pipelining import MakeConnection, PipelinedConnection
+from shared.redis.pipelining import MakeConnection, PipelinedConnection, is_of_replica
 
 #: A healthy server replies in under a millisecond.
 REPLY_TIMEOUT_SECONDS = 2.0
@@ -81,7 +81,7 @@ class Store:
 
     def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not reply or cannot write."""
-        with _translated():
+        with self._translated():
             reply = self._script(operation.script)(keys=operation.keys, args=operation.args)
         return operation.decode(reply)
 
@@ -94,7 +94,7 @@ class Store:
         for operation in operations:
             keys, args = operation.keys, operation.args
             pipeline.evalsha(self._script(operation.script).sha, len(keys), *keys, *args)
-        with _translated():
+        with self._translated():
             replies = pipeline.execute(raise_on_error=False)
             return [self._decoded(*pair) for pair in zip(operations, replies, strict=True)]
 
@@ -106,6 +106,17 @@ class Store:
                 seconds, microseconds = self.client.time()
                 self._clock.sync(seconds * 1000 + microseconds / 1000, requested_at)
         return self._clock.now()
+
+    @contextmanager
+    def _translated(self) -> Iterator[None]:
+        with _translated():
+            try:
+                yield
+            except redis.exceptions.ResponseError as error:
+                # A server that has become a replica keeps its connections; its name may lead to its successor by now.
+                if is_of_replica(error):
+                    self.client.connection_pool.disconnect(inuse_connections=False)
+                raise
 
     def _decoded(self, operation: Operation[T], reply: Any) -> T:
         if isinstance(reply, redis.exceptions.NoScriptError):
@@ -146,6 +157,8 @@ def _translated() -> Iterator[None]:
         word, _, wait_ms = str(error).partition(" ")
         if word == "RATE":
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
+        if in_script := _IN_SCRIPT.search(str(error)):
+            word = in_script[1]
         if not isinstance(error, _CANNOT_WRITE) and word not in _CANNOT_WRITE_WORDS:
             raise
         raise StoreUnavailable from error
@@ -159,7 +172,9 @@ _CANNOT_WRITE = (
     redis.exceptions.ClusterDownError,
     redis.exceptions.TryAgainError,
 )
-_CANNOT_WRITE_WORDS = ("MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
+_CANNOT_WRITE_WORDS = ("OOM", "READONLY", "MISCONF", "NOREPLICAS", "BUSY", "UNKILLABLE", "UNBLOCKED")
+#: Before Redis 7, the error of a script ends with that of its command.
+_IN_SCRIPT = re.compile(r"@user_script: ?\d+: -([A-Z]+) ")
 
 
 def require_redis(url: str) -> bool:

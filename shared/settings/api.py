@@ -61,6 +61,8 @@ class ApiSettings(HttpServerSettings, WebhookSecretSettings):
     """Maximum num_images of a request."""
     max_pixel_steps: Annotated[int, Group.JOB_LIMITS, Field(ge=1)] = 500_000_000
     """Maximum work of a request: width x height x num_inference_steps x num_images."""
+    flower_port: Annotated[int, Group.OPERATIONS, Field(ge=0, le=65_535)] = 0
+    """Port of Flower on the host of the API, which the studio links to; 0 where no Flower runs."""
 
     @property
     def effective_default_backend(self) -> Backend:

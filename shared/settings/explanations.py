@@ -1,4 +1,4 @@
-"""Explain invalid values of settings to people who do not program."""
+"""Explain invalid values of settings to people who do not program, and what other values need."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -29,3 +29,9 @@ def explain(error: Mapping[str, Any]) -> str:
     if sentence is None:
         return str(error["msg"]).removeprefix("Value error, ")
     return sentence.format(**error.get("ctx", {}))
+
+
+def install_command(extra: str) -> str:
+    """Installs an extra of pyproject.toml, in the folder of the repository. Never by name: the package `imagegen` on
+    PyPI is another project."""
+    return f".venv/bin/python -m pip install -c constraints.txt -e '.[{extra}]'"

@@ -126,7 +126,7 @@ class HttpServerSettings(BaseModel):
     body_timeout_seconds: Annotated[float, Group.TRAFFIC_LIMITS, Field(gt=0, le=600)] = 20
     """How long a client may take to send a body, plus one second for every 16 KB of it; slower ones get 408."""
     access_log: Annotated[bool, Group.OPERATIONS] = False
-    """Log each request: method, path without its query, status and duration."""
+    """Log each request: method, path without its query, status, duration, and what was wrong."""
 
     @property
     def reachable_address(self) -> str:

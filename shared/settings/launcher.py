@@ -15,8 +15,9 @@ from shared.settings.worker import WorkerSettings
 class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
     """Settings that `imagegen up` needs: those of all processes, and its own."""
 
+    # Another default than that of an API alone, which starts no Flower.
     flower_port: Annotated[int, Group.OPERATIONS, Field(ge=0, le=65_535)] = 5555
-    """Port of the Flower dashboard on SD_HOST; 0 disables it."""
+    """Port of the Flower dashboard on SD_HOST, which the studio links to; 0 disables it."""
     flower_basic_auth: Annotated[SecretStr | None, Group.OPERATIONS] = None
     """Login of the Flower dashboard, as user:password. Required unless SD_HOST is a loopback address."""
 

@@ -44,12 +44,11 @@ class WorkerSettings(Settings):
     `imagegen up` and the container set it where they start a worker for each GPU."""
     model_id: Annotated[str, Group.START, Field(min_length=1), AfterValidator(expand_home)] = "starter"
     """Model of the sd backend: starter (bundled), a Hugging Face id such as stabilityai/stable-diffusion-xl-base-1.0,
-    or a local folder in diffusers' format."""
+    a folder in diffusers' format, or a .safetensors file."""
     flux_model_id: Annotated[str, Group.START, Field(min_length=1), AfterValidator(expand_home)] = (
         "black-forest-labs/FLUX.2-klein-4B"
     )
-    """Model of the flux-local backend: a FLUX.2 Klein as a Hugging Face id or as a local folder in diffusers'
-    format."""
+    """Model of the flux-local backend, of any family, in the same ways as SD_MODEL_ID."""
     models: Annotated[
         tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
         Group.MODELS,

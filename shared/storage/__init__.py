@@ -1,6 +1,7 @@
 """Store images in a folder or in an S3-compatible bucket."""
 
 from shared.errors import ConfigurationError
+from shared.settings.explanations import install_command
 from shared.settings.infrastructure import InfrastructureSettings
 from shared.storage.folder import FolderStore
 from shared.storage.object_store import ObjectStore, StorageTimeouts
@@ -20,6 +21,6 @@ def open_storage(settings: InfrastructureSettings, timeouts: StorageTimeouts, pu
         from shared.storage.bucket import BucketStore
         from shared.storage.bucket_connection import BucketLocation
     except ImportError:
-        raise ConfigurationError("SD_OUTPUT_URL requires another package: pip install 'imagegen[s3]'.") from None
+        raise ConfigurationError(f"SD_OUTPUT_URL requires another package: {install_command('s3')}") from None
     location = BucketLocation(settings.output_url, public_url, settings.ca_file)
     return BucketStore.connect(location, settings.output_dir, timeouts)

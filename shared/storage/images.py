@@ -16,6 +16,7 @@ from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import DayFolder, ObjectStore
 
+THUMBNAIL_MEDIA_TYPE = "image/jpeg"
 #: Widths of thumbnails in pixels. Images that are not wider have none. Lists show the small ones. The large ones are
 #: for language models, and exist for images that one of them asked for.
 THUMBNAIL_WIDTH, PREVIEW_WIDTH = 320, 768
@@ -31,7 +32,7 @@ def image_name(job: Job, index: int) -> str:
 
 
 def thumbnail_name(job: Job, index: int, width: int = THUMBNAIL_WIDTH) -> str:
-    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}-{width}.webp"
+    return f"{job.created_at:%Y/%m/%d}/{job.id}-{index}-{width}.jpeg"
 
 
 def thumbnail_widths(job: Job) -> tuple[int, ...]:

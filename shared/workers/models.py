@@ -14,6 +14,8 @@ from shared.redis.store import Argument, Operation
 READ_LIMIT = 500
 #: A source whose last publication is older has no living worker; it counts while no other one has.
 SOURCE_LIFETIME_MS = 30_000
+#: Accepted jobs wait so long for a source that has their model: its machine may start again.
+SOURCE_RETURN_MS = 3_600_000
 #: Commands are not for workers that return later.
 COMMAND_LIFETIME_MS = 60_000
 MAX_COMMANDS = 64
@@ -94,8 +96,8 @@ class ModelRecords:
         return Operation("models/read", self._source(backend, source), [version, name, READ_LIMIT], decode)
 
     def is_elsewhere(self, backend: Backend, source: str, model: str) -> Operation[bool]:
-        """Whether a living worker of another source has a model that can be used."""
-        args: list[Argument] = [model, source, self._keys.model_entries(backend, ""), SOURCE_LIFETIME_MS]
+        """Whether a worker of another source has a model that can be used, or had it and may return."""
+        args: list[Argument] = [model, source, self._keys.model_entries(backend, ""), SOURCE_RETURN_MS]
         return Operation("models/is_elsewhere", [self._keys.model_sources(backend)], args, bool)
 
     def record_load(self, backend: Backend, model: str, milliseconds: int, size_bytes: int) -> Operation[bool]:

@@ -1,13 +1,15 @@
 """Worker records: each worker renews its record while it lives."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
+from itertools import accumulate
 from typing import Any
 
 from shared.jobs.job import ModelLoad
+from shared.jobs.states import State
 from shared.jobs.types import Backend, FrozenModel
 from shared.models.capabilities import Capabilities
 from shared.redis.keys import Keys
@@ -76,6 +78,8 @@ class WorkerRecord(FrozenModel):
     loading: ModelLoad | None = None
     """The model that is being loaded into memory."""
     current_job: str | None = None
+    concurrency: int = 1
+    """How many jobs it runs at a time; a batch counts as one."""
     credits: float | None = None
     """Credits left at the provider; None if there is no provider or it does not report them."""
     started_at: datetime
@@ -104,6 +108,8 @@ class Fleet:
     """Recent milliseconds of loading each model."""
     model_sources: dict[Backend, ModelSources] = field(default_factory=dict)
     pinned_models: dict[Backend, frozenset[str]] = field(default_factory=dict)
+    remaining_ms: Mapping[str, Sequence[int]] = field(default_factory=dict)
+    """How long the running jobs of each worker still need, by its id."""
 
     def workers_of(self, backend: Backend) -> tuple[WorkerRecord, ...]:
         return tuple(worker for worker in self.workers if worker.backend is backend)
@@ -118,11 +124,28 @@ class Fleet:
         return next((load for load in loads if load.model == model), None)
 
     def wait_seconds(self, backend: Backend, work_ms: int, models: Iterable[str] = ()) -> float:
-        """How long the living workers together need for this work, and for loading those models that none has."""
+        """Until a job starts that has this work ahead of it, beside what the living workers run now.
+
+        The work contains loading those models that no worker has.
+        """
         learned, default = self.load_ms.get(backend, {}), self.capabilities.get(backend)
         names = {model or (default.model if default else "") for model in models}
         load_ms = sum(learned.get(name, 0) for name in names if not self.holders_of(backend, name))
-        return round((work_ms + load_ms) / 1000 / max(1, len(self.workers_of(backend))), 1)
+        # The first to be free share the work: as many of them as are done soonest.
+        busy_ms = accumulate(self._free_after_ms(backend))
+        shared_ms = ((work_ms + load_ms + busy) / count for count, busy in enumerate(busy_ms, 1))
+        return round(min(shared_ms, default=work_ms + load_ms) / 1000, 1)
+
+    def _free_after_ms(self, backend: Backend) -> list[int]:
+        """When each worker can start another job, the soonest first; several times for one that runs several."""
+        times = list[int]()
+        for worker in self.workers_of(backend):
+            running = self.remaining_ms.get(worker.id, ())
+            if worker.concurrency == 1:
+                times.append(max(running, default=0))
+            else:
+                times += [*running, *[0] * (worker.concurrency - len(running))]
+        return sorted(times)
 
 
 class Workers:
@@ -164,13 +187,16 @@ class Workers:
             keys.load_stats(""),
             keys.model_sources(""),
             keys.pinned_models(""),
+            keys.record(""),
         ]
-        return Operation("workers/list", [keys.workers], [*prefixes, *Backend], _fleet)
+        return Operation("workers/list", [keys.workers, keys.state(State.RUNNING)], [*prefixes, *Backend], _fleet)
 
 
-def _fleet(reply: tuple[list[str], list[list[Any]], int]) -> Fleet:
-    records, rows, store_ms = reply
-    known = dict(zip(Backend, rows, strict=True))
+def _fleet(reply: tuple[list[str], list[list[Any]], int, list[Any]]) -> Fleet:
+    records, rows, store_ms, running = reply
+    known, remaining_ms = dict(zip(Backend, rows, strict=True)), dict[str, list[int]]()
+    for worker, milliseconds in zip(running[::2], running[1::2], strict=True):
+        remaining_ms.setdefault(worker, []).append(milliseconds)
     return Fleet(
         workers=tuple(WorkerRecord.model_validate_json(record) for record in records),
         capabilities={backend: Capabilities.model_validate_json(row[0]) for backend, row in known.items() if row[0]},
@@ -181,6 +207,7 @@ def _fleet(reply: tuple[list[str], list[list[Any]], int]) -> Fleet:
         load_ms={backend: _load_ms(row[4]) for backend, row in known.items()},
         model_sources={backend: ModelSources.parse(row[5], store_ms) for backend, row in known.items()},
         pinned_models={backend: frozenset(row[6]) for backend, row in known.items()},
+        remaining_ms=remaining_ms,
     )
 
 

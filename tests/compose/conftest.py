@@ -51,9 +51,9 @@ class Launched:
             return CliRunner().invoke(cli, arguments, env=self.settings)
 
     def is_ready(self) -> Self:
-        """Waits until all processes run, housekeeper and dashboard included."""
-        dashboard = () if self.settings["SD_FLOWER_PORT"] == "0" else ("Dashboard",)
-        self.launcher.wait_for("Ctrl-C stops everything", *dashboard)
+        """Waits until all processes run, housekeeper and Flower included."""
+        flower = () if self.settings["SD_FLOWER_PORT"] == "0" else ("  Flower ",)
+        self.launcher.wait_for("Ctrl-C stops everything", *flower)
         return self
 
     def descendants(self) -> list[psutil.Process]:
@@ -77,7 +77,7 @@ Launch = Callable[..., Launched]
 
 @pytest.fixture
 def launch(tmp_path: Path) -> Iterator[Launch]:
-    """Starts services with these settings in the test's folder, without a dashboard by default."""
+    """Starts services with these settings in the test's folder, without Flower by default."""
     with ExitStack() as stack:
         yield lambda **settings: stack.enter_context(Launched(tmp_path, **{"SD_FLOWER_PORT": "0", **settings}))
 

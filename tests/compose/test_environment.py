@@ -37,6 +37,9 @@ def checkout(tmp_path: Path) -> Path:
     (folder / "compose/cli/__main__.py").write_text("import link_to_imagegen\n")
     packages = next(folder.glob(".venv/lib/python*/site-packages"))
     (packages / "link_to_imagegen.py").write_text(f"print('runs', '{folder}/compose')\n")
+    script = folder / ".venv/bin/imagegen"
+    script.write_text(f"#!{folder}/.venv/bin/python\nimport sys\nprint(*sys.argv[1:])\n")
+    script.chmod(0o755)
     (folder / ".venv/.run").touch()
     return folder
 
@@ -66,6 +69,8 @@ def test_a_copied_folder_runs_its_code_and_reports_the_change_once(checkout: Pat
         f"runs {other}/compose",
     ]
     assert second.stdout == f"runs {other}/compose\n"
+    # The name of the folder has a space, which the first line of a script cannot have.
+    assert subprocess.check_output([other / ".venv/bin/imagegen", "a b", "c"], text=True) == "a b c\n"
     assert make(checkout).stdout == f"runs {checkout}/compose\n"
 
 

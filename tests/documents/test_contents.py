@@ -63,6 +63,10 @@ def test_the_architecture_names_every_room() -> None:
     named = {ROOT / path for path in _PATH.findall((ROOT / "docs/architecture.md").read_text())}
 
     assert rooms <= named
+    first_cells = [
+        cells[0] for cells in table("docs/architecture.md", "| room | holds | may import (beside `shared`) |")
+    ]
+    assert len(first_cells) == len({*first_cells}), "a room has one row"
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
@@ -82,6 +86,12 @@ def test_docstrings_comments_and_messages_use_plain_phrases() -> None:
     }
 
     assert {path: phrases for path, phrases in found.items() if phrases} == {}
+
+
+def test_nobody_is_advised_to_install_the_package_of_this_name_which_is_another_project() -> None:
+    paths = [*DOCUMENTS, *(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))]
+
+    assert [path for path in paths if re.search(r"pip install[^\n]*\bimagegen", path.read_text())] == []
 
 
 def private_phrases(text: str, phrases: Collection[str]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Jobs survive a killed Redis and a broker that loses its messages."""
+"""Jobs survive a killed, a full and a replaced Redis, and a broker that loses its messages."""
 
 import signal
 import threading
@@ -8,10 +8,13 @@ from pathlib import Path
 
 from shared.jobs.types import Backend
 from shared.redis.keys import Keys
+from shared.redis.store import connect
 from tests.faults.service import Service
+from tests.stack import Stack, free_port, valkey_server
 from tests.support.valkey import Valkey
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import ReceivedRequest, Reply, provider, state
+from tests.worker.new_jobs import run_job, simulated, start_job
 
 #: Callers get an answer within this time, whatever Redis does: 3 s, and the rest is for a busy machine.
 SOON = 15.0
@@ -44,6 +47,21 @@ def test_new_jobs_run_once_redis_is_back(service: Service, valkey: Valkey) -> No
     job_id = service.submit()
 
     assert service.wait_until_done(job_id).state == "succeeded"
+
+
+def test_a_full_redis_takes_no_new_job_and_finishes_those_that_it_has(service: Service) -> None:
+    running = [service.start_job(1.0) for _ in service.null_workers]
+    waiting = [service.submit() for _ in range(20)]
+
+    service.store.config_set("maxmemory", 1)
+    try:
+        refused = service.api.post("/api/jobs", {"prompt": "x"})
+        ended = [service.wait_until_done(job_id) for job_id in (*running, *waiting)]
+    finally:
+        service.store.config_set("maxmemory", 0)
+
+    assert refused.status_code == 503
+    assert {(job.state, job.attempt) for job in ended} == {("succeeded", 1)}
 
 
 def test_jobs_run_although_the_broker_lost_every_message(service: Service) -> None:
@@ -100,3 +118,29 @@ def test_a_worker_that_is_connected_again_runs_jobs_whose_wake_up_was_lost(valke
             service.store.client_kill_filter(_type=kind, skipme=True)
 
         assert {service.wait_until_done(job_id).state for job_id in (running, waiting)} == {"succeeded"}
+
+
+def test_a_failover_behind_one_name_needs_no_restart(tmp_path: Path) -> None:
+    name, ports = tmp_path / "redis", [str(free_port()) for _ in range(2)]
+    with (
+        valkey_server(tmp_path, "--port", ports[0]) as old_url,
+        valkey_server(tmp_path, "--port", ports[1], "--replicaof", f"127.0.0.1 {ports[0]}") as new_url,
+        Stack(f"unix://{name}", tmp_path, SD_BACKENDS="null") as stack,
+    ):
+        name.symlink_to(old_url.removeprefix("unix://"))
+        worker, api = stack.start_worker("null"), stack.start_api()
+        running = start_job(stack, **simulated(seconds=2))
+        old, new = connect(old_url), connect(new_url)
+        while not old.wait(1, 1000):
+            pass
+
+        # Connections to the old server stay open.
+        new.replicaof("no", "one")
+        old.replicaof("127.0.0.1", ports[1])
+        name.unlink()
+        name.symlink_to(new_url.removeprefix("unix://"))
+
+        job = api.wait_until_done(running)
+        assert (job["state"], job["attempt"]) == ("succeeded", 1)
+        assert run_job(stack, prompt="x")["attempt"] == 1
+        assert worker.is_running

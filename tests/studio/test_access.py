@@ -1,13 +1,16 @@
 """Keys, read-only keys, and a service that is away for a while."""
 
 import sys
+from pathlib import Path
 
 import pytest
-from playwright.sync_api import expect
+import requests
+from playwright.sync_api import Route, expect
 
-from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, Client
+from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, KEYS, Client
 from tests.stack import Stack
-from tests.studio.conftest import Open, Studio
+from tests.studio.conftest import PHONE, Open, Studio
+from tests.support.polling import wait_until
 
 REFUSED = ("status of 401",)
 
@@ -70,6 +73,58 @@ def test_logging_out_forgets_the_key(studio: Studio) -> None:
     expect(studio.page.get_by_label("API key")).to_be_visible()
 
 
+def test_another_key_sees_nothing_of_the_key_before(keyed: Stack, studio: Studio) -> None:
+    Client(keyed.api, ALICE).generate(prompt="for alice alone")
+    Client(keyed.api, BOB).generate(prompt="for bob alone")
+    log_in(studio, ALICE)
+    expect(studio.tile("for alice alone")).to_be_visible()
+
+    studio.page.get_by_role("button", name="alice, log out").click()
+    log_in(studio, BOB)
+
+    expect(studio.tile("for bob alone")).to_be_visible()
+    expect(studio.tile("for alice alone")).to_have_count(0)
+
+
+def test_a_page_whose_key_is_refused_says_so_and_asks_nothing_more(keyed: Stack, open_studio: Open) -> None:
+    Client(keyed.api, ALICE).generate(prompt="before the key was refused")
+    studio = open_studio(keyed.api, allowed=REFUSED)
+    studio.page.clock.install()
+    log_in(studio.open(), ALICE)
+    expect(studio.tiles().first).to_be_visible()
+    studio.page.route("**/api/**", lambda route: route.fulfill(status=401, json={}))
+
+    studio.page.get_by_role("searchbox").fill("anything")
+
+    expect(studio.page.get_by_role("alert")).to_have_text("The service does not accept this key.")
+    asked: list[str] = []
+    studio.page.on("request", lambda request: asked.append(request.url))
+    studio.page.clock.fast_forward(60_000)
+    with studio.page.expect_request("**/health/live"):
+        studio.page.evaluate("fetch('/health/live')")
+    assert len(asked) == 1
+
+
+def test_links_to_images_are_renewed(redis_url: str, tmp_path: Path, open_studio: Open) -> None:
+    """As on a page that is open for days."""
+    settings = {"SD_BACKENDS": "null", "SD_API_KEY": KEYS, "SD_LINK_LIFETIME_SECONDS": "1"}
+    with Stack(redis_url, tmp_path, **settings) as stack:
+        stack.start_worker("null")
+        Client(stack.start_api(), ALICE).generate(prompt="long ago")
+        studio = open_studio(stack.api, allowed=REFUSED)
+
+        def send_late(route: Route) -> None:
+            wait_until(lambda: requests.get(route.request.url, timeout=10).status_code == 401)
+            route.continue_()
+
+        studio.page.route("**/images/0?*", send_late, times=1)
+        log_in(studio, ALICE)
+
+        image = studio.tile("long ago").get_by_role("img")
+        expect(image).to_have_js_property("complete", True)
+        expect(image).not_to_have_js_property("naturalWidth", 0)
+
+
 def test_a_read_only_key_can_look_and_change_nothing(keyed: Stack, studio: Studio) -> None:
     Client(keyed.api, ALICE).generate(prompt="to look at")
 
@@ -82,6 +137,18 @@ def test_a_read_only_key_can_look_and_change_nothing(keyed: Stack, studio: Studi
     expect(viewer.get_by_role("img", name="to look at")).to_be_visible()
     for name in ("Delete", "Star", "Vary"):
         expect(viewer.get_by_role("button", name=name)).to_have_count(0)
+
+
+def test_the_top_of_the_page_fits_on_a_phone(keyed: Stack, open_studio: Open) -> None:
+    studio = log_in(open_studio(keyed.api, viewport=PHONE, has_touch=True), ALICE_READ_ONLY)
+
+    for name in ("alice (read-only), log out", "Light or dark", "Keys"):
+        button = studio.page.get_by_role("button", name=name)
+        expect(button).to_be_in_viewport(ratio=1)
+        box = button.bounding_box()
+        assert box is not None
+        assert box["height"] < 40
+    assert studio.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
 
 
 def test_an_administrator_sees_all_jobs_and_the_service(keyed: Stack, studio: Studio) -> None:

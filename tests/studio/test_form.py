@@ -14,6 +14,7 @@ from playwright.sync_api import Request, Route, expect
 from shared.models.capabilities import RequestLimits
 from shared.models.request_schema import request_schema
 from tests.api.images import encoded, scene
+from tests.api.native.test_purge import generated
 from tests.stack import Stack
 from tests.studio.conftest import Open, Studio
 from tests.worker.engines.bfl import conftest as cloud
@@ -21,6 +22,7 @@ from tests.worker.engines.bfl.provider import Provider
 from worker.engines.null import NullEngine
 
 PROMPT = "a castle"
+INPUT = {"name": "in.png", "mimeType": "image/png", "buffer": encoded(scene(64, 64))}
 bfl, running_provider = cloud.bfl, cloud.running_provider
 
 
@@ -110,6 +112,65 @@ def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:
     assert sent(studio, lambda: studio.generate(PROMPT))["loras"] == [{"name": "ink", "scale": 0.5}]
 
 
+DROP = """(area, [text, type]) => {
+  const data = new DataTransfer();
+  if (type) data.items.add(new File([text], "dropped", { type }));
+  else data.setData("text/plain", text);
+  const isLeft = area.dispatchEvent(new DragEvent("drop", { dataTransfer: data, bubbles: true, cancelable: true }));
+  return isLeft;
+}"""
+
+
+def test_text_dropped_on_the_prompt_is_left_to_the_browser(studio: Studio) -> None:
+    assert studio.prompt.evaluate(DROP, ["a cat", ""])
+
+
+def test_a_dropped_file_that_is_no_image_is_refused_in_words(studio: Studio) -> None:
+    assert not studio.prompt.evaluate(DROP, ["a cat", "text/plain"])
+
+    expect(studio.page.get_by_role("status")).to_have_text("Only images can be dropped here.")
+
+
+def test_a_prompt_that_was_not_sent_comes_back_after_earlier_ones(studio: Studio) -> None:
+    for prompt in ("first", "second"):
+        studio.generate(prompt)
+        expect(studio.made(prompt)).to_be_visible()
+    studio.prompt.fill("not sent yet")
+
+    for key, shown in (
+        ("Up", "second"),
+        ("Up", "first"),
+        ("Up", "first"),
+        ("Down", "second"),
+        ("Down", "not sent yet"),
+    ):
+        studio.prompt.press(f"Alt+Arrow{key}")
+        expect(studio.prompt).to_have_value(shown)
+
+
+def test_a_double_click_makes_one_job(studio: Studio) -> None:
+    held: list[Route] = []
+    studio.page.route("**/api/jobs", lambda route: held.append(route))
+    studio.prompt.fill(PROMPT)
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+
+    studio.page.get_by_role("button", name="Generate").dblclick()
+    with studio.page.expect_request("**/health/live"):
+        studio.page.evaluate("fetch('/health/live')")
+
+    assert len(held) == 1
+    held[0].continue_()
+    expect(studio.made(PROMPT)).to_be_visible()
+
+
+def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+
+    studio.prompt.press("ControlOrMeta+Enter")
+
+    expect(studio.page.get_by_role("alert")).to_have_text("Say what the image should show.")
+
+
 def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
     area = studio.page.get_by_role("group", name=re.compile("to begin with"))
     expect(area).to_be_visible()
@@ -126,6 +187,18 @@ def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
     expect(studio.page.get_by_role("dialog")).to_have_count(0)
 
 
+def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:
+    generated(null.api, prompt="without an input")
+    studio.page.get_by_label("Choose images").set_input_files(INPUT)  # type: ignore[arg-type]
+    expect(studio.page.get_by_role("img", name=re.compile("Input 1"))).to_be_visible()
+
+    studio.tile("without an input").first.click()
+    studio.page.get_by_role("button", name="Everything").click()
+
+    expect(studio.prompt).to_have_value("without an input")
+    assert "image" not in sent(studio, lambda: studio.page.keyboard.press("ControlOrMeta+Enter"))
+
+
 def coverage(data_url: str) -> float:
     """The white share of a mask, all of which is black or white."""
     mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(data_url.partition(",")[2]))).convert("L"))
@@ -136,12 +209,13 @@ def coverage(data_url: str) -> float:
 def test_a_mask_is_painted_inverted_undone_and_erased_with_the_keyboard(studio: Studio) -> None:
     page = studio.page
     expect(page.get_by_role("button", name="Choose images")).to_be_attached()
-    files = {"name": "in.png", "mimeType": "image/png", "buffer": encoded(scene(64, 64))}
-    page.get_by_label("Choose images").set_input_files(files)  # type: ignore[arg-type]
+    page.get_by_label("Choose images").set_input_files(INPUT)  # type: ignore[arg-type]
     expect(page.get_by_role("img", name="Input 1: in.png, 64 by 64 pixels")).to_be_visible()
 
     page.get_by_role("button", name="Paint a mask").click()
     page.get_by_role("application").press(" ")
+    # Beside the dialog, where strokes begin that are to cover an edge.
+    page.mouse.click(5, 5)
     page.get_by_role("button", name="Invert").click()
     page.get_by_role("button", name="Undo").click()
     page.get_by_role("button", name="Use this mask").click()
@@ -180,3 +254,6 @@ def test_a_paid_model_says_what_it_costs_and_has_only_its_own_controls(
     studio.page.get_by_label("Images", exact=True).fill("2")
     studio.page.get_by_label("Images", exact=True).blur()
     expect(studio.page.get_by_text("Costs about 6 credits")).to_be_visible()
+    studio.page.get_by_label("Images", exact=True).fill("99")
+    studio.page.get_by_label("Images", exact=True).blur()
+    expect(studio.page.get_by_text("Costs about 12 credits")).to_be_visible()

@@ -108,6 +108,7 @@ def test_stars_are_kept_and_can_be_filtered(full: Stack, studio: Studio) -> None
 
 def test_a_deleted_image_can_be_restored(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "a mistake")
+    studio.prolong_undo()
     studio.tile("a mistake").focus()
     studio.page.keyboard.press("Delete")
     expect(studio.tile("a mistake")).to_have_count(0)
@@ -118,8 +119,22 @@ def test_a_deleted_image_can_be_restored(full: Stack, studio: Studio) -> None:
     assert full.api.get(job["links"]["self"]).status_code == 200
 
 
+def test_one_image_after_the_other_is_deleted_with_the_keyboard(full: Stack, studio: Studio) -> None:
+    made(full, "to keep", "worse", "worst")
+    studio.tile("worst").focus()
+
+    studio.page.keyboard.press("Delete")
+    expect(studio.tile("worse")).to_be_focused()
+    studio.page.keyboard.press("Delete")
+
+    expect(studio.tile("to keep")).to_be_focused()
+    for prompt in ("worse", "worst"):
+        expect(studio.tile(prompt)).to_have_count(0)
+
+
 def test_leaving_the_page_completes_a_deletion(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "an image to delete")
+    studio.prolong_undo()
     studio.tile("an image to delete").focus()
     studio.page.keyboard.press("Delete")
     expect(studio.page.get_by_role("button", name="Undo")).to_be_visible()

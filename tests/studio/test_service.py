@@ -17,7 +17,7 @@ from tests.worker.worker_records import worker_records
 def stack(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
     with Stack(redis_url, tmp_path_factory.mktemp("operated"), SD_BACKENDS="null") as stack:
         stack.start_worker("null")
-        stack.start_api()
+        stack.start_api(SD_FLOWER_PORT="5556")
         yield stack
 
 
@@ -61,8 +61,15 @@ def test_an_operator_sees_workers_the_queue_and_where_else_to_look(stack: Stack,
     expect(service.get_by_text("Everything works")).to_be_visible()
     expect(service.get_by_text(re.compile("^2 jobs"))).to_be_visible()
     expect(service.get_by_text("3.0 GB of 8.0 GB")).to_be_visible()
-    for name, target in (("Flower", ":5555"), ("Metrics", "/metrics"), ("API", "/docs")):
+    for name, target in (("Flower", ":5556"), ("Metrics", "/metrics"), ("API", "/docs")):
         link = service.get_by_role("link", name=re.compile(f"^{name}"))
         expect(link).to_have_attribute("href", re.compile(f"{target}$"))
     for job in held:
         stack.api.delete(job["links"]["self"])
+
+
+def test_the_studio_links_to_no_flower_where_none_runs(stack: Stack, open_studio: Open) -> None:
+    service = open_studio(stack.start_api(), "/#/service").page.get_by_role("main", name="Service")
+
+    expect(service.get_by_role("link", name=re.compile("^Metrics"))).to_be_visible()
+    expect(service.get_by_role("link", name=re.compile("^Flower"))).to_have_count(0)

@@ -8,7 +8,7 @@ from playwright.sync_api import Locator, expect
 
 from tests.api.native.test_purge import generated
 from tests.stack import Stack
-from tests.studio.conftest import Open, Studio
+from tests.studio.conftest import PHONE, Open, Studio
 
 
 @pytest.fixture(scope="module")
@@ -85,3 +85,91 @@ def test_two_images_are_compared_with_a_slider(studio: Studio) -> None:
 
     expect(viewed(studio, "older")).to_be_visible()
     expect(viewed(studio, "newer")).to_have_css("clip-path", "inset(0px 80% 0px 0px)")
+
+
+def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
+    page, said = studio.page, studio.page.get_by_role("status")
+    studio.prolong_undo()
+    page.keyboard.press("Delete")
+    expect(viewed(studio, "older")).to_be_visible()
+    expect(said).to_have_text("1 image deleted")
+
+    page.get_by_role("button", name="Undo").click()
+
+    expect(said).to_have_text("Restored")
+    expect(page.get_by_role("dialog", name="Image")).to_be_focused()
+    page.keyboard.press("ArrowLeft")
+    expect(viewed(studio, "newer")).to_be_visible()
+
+
+def test_closing_the_viewer_leaves_nothing_to_go_back_through(stack: Stack, open_studio: Open) -> None:
+    studio = open_studio(stack.api, "/health/live").open()
+    for prompt in ("newer", "older"):
+        studio.tile(prompt).click()
+        expect(viewed(studio, prompt)).to_be_visible()
+        studio.page.keyboard.press("Escape")
+        expect(viewed(studio, prompt)).to_have_count(0)
+        studio.page.wait_for_function("!location.hash.includes('job')")
+
+    studio.page.go_back()
+
+    assert studio.page.url.endswith("/health/live")
+
+
+def test_going_back_closes_the_viewer(studio: Studio) -> None:
+    studio.page.go_back()
+
+    expect(viewed(studio, "newer")).to_have_count(0)
+    expect(studio.tile("newer")).to_be_focused()
+
+
+def test_a_request_is_copied_where_pages_have_no_clipboard(stack: Stack, open_studio: Open) -> None:
+    studio = open_studio(stack.api, "/health/live")
+    # As without HTTPS.
+    studio.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    studio.open().tile("newer").click()
+
+    studio.page.get_by_role("button", name="JSON").click()
+
+    expect(studio.page.get_by_role("status")).to_have_text("Copied as JSON")
+    studio.page.keyboard.press("Escape")
+    studio.prompt.fill("")
+    studio.prompt.press("ControlOrMeta+V")
+    expect(studio.prompt).to_have_value(re.compile('"prompt": "newer"'))
+
+
+def test_a_variation_is_shown_when_it_is_asked_for_by_its_key(stack: Stack, studio: Studio) -> None:
+    studio.page.keyboard.press("v")
+
+    expect(studio.made("newer")).to_be_visible()
+    expect(studio.page.get_by_role("dialog")).to_have_count(0)
+    newest, *_ = stack.api.get("/api/jobs?limit=1").json()["jobs"]
+    stack.api.delete(f"{newest['links']['self']}?purge=true")
+
+
+def test_a_job_that_was_deleted_elsewhere_is_said_to_be_deleted(stack: Stack, open_studio: Open) -> None:
+    job = generated(stack.api, prompt="deleted by a script")
+    studio = open_studio(stack.api, allowed=("404",))
+    expect(studio.tile("deleted by a script")).to_be_visible()
+    stack.api.delete(f"{job['links']['self']}?purge=true")
+
+    studio.tile("deleted by a script").click()
+
+    expect(studio.page.get_by_role("status")).to_have_text("This job is deleted.")
+    expect(studio.page.get_by_role("dialog")).to_have_count(0)
+    expect(studio.tile("deleted by a script")).to_have_count(0)
+
+
+def test_a_finger_on_the_image_scrolls_to_its_data(stack: Stack, open_studio: Open) -> None:
+    studio = open_studio(stack.api, viewport=PHONE, has_touch=True, is_mobile=True)
+    studio.tile("newer").click()
+    viewer = studio.page.get_by_role("dialog", name="Image")
+    expect(viewer.get_by_role("button", name="JSON")).not_to_be_in_viewport()
+    session = studio.page.context.new_cdp_session(studio.page)
+
+    for step, y in enumerate(range(400, 20, -20)):
+        kind = "touchMove" if step else "touchStart"
+        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": 180, "y": y}]})
+    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    studio.page.wait_for_function("() => document.querySelector('dialog').scrollTop > 100")

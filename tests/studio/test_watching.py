@@ -164,3 +164,67 @@ def test_the_gallery_is_filtered_by_state_and_model(busy: Stack, studio: Studio)
 
     expect(studio.tiles()).to_have_count(1)
     expect(studio.gallery.get_by_text(re.compile("gone wrong"))).to_be_visible()
+
+
+def test_a_reload_goes_on_with_the_job_of_the_tab(studio: Studio) -> None:
+    studio.page.route("**/api/jobs", make_long)
+    studio.generate("before and after")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+
+    studio.page.reload()
+
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    studio.stage.get_by_role("button", name="Cancel").click()
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
+def test_a_job_of_another_program_is_watched_and_cancelled_in_the_viewer(busy: Stack, studio: Studio) -> None:
+    submitted(busy, prompt="of a script", **LONG)
+    studio.gallery.get_by_role("button", name=re.compile("of a script")).click()
+    viewer = studio.page.get_by_role("dialog", name="Image")
+    expect(viewer.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+
+    viewer.get_by_role("button", name="Cancel").click()
+
+    expect(viewer.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
+def test_escape_in_the_search_cancels_nothing(studio: Studio) -> None:
+    cancelled: list[str] = []
+    studio.page.on("request", lambda request: cancelled.append(request.url) if request.method == "DELETE" else None)
+    studio.page.route("**/api/jobs", make_long)
+    studio.generate("not to be cancelled")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    studio.page.get_by_role("searchbox").fill("not")
+
+    studio.page.keyboard.press("Escape")
+
+    expect(studio.page.get_by_role("searchbox")).to_have_value("")
+    studio.stage.get_by_role("button", name="Cancel").click()
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+    assert len(cancelled) == 1
+
+
+def set_hidden(studio: Studio, is_hidden: bool) -> None:
+    """As when somebody looks at another tab."""
+    script = "(isHidden) => { window.isHidden = isHidden; document.dispatchEvent(new Event('visibilitychange')); }"
+    studio.page.evaluate(script, is_hidden)
+
+
+def test_a_tab_that_nobody_sees_leaves_its_connection_to_others_unless_it_waits(busy: Stack, open_studio: Open) -> None:
+    """Browsers have six for all tabs."""
+    studio = open_studio(busy.api, "/health/live")
+    studio.page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden ?? false })")
+    studio.open().page.route("**/api/jobs", make_long)
+    studio.generate("while another tab is seen")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    job = busy.api.get("/api/jobs?limit=1").json()["jobs"][0]
+
+    set_hidden(studio, True)
+    with studio.page.expect_event("requestfailed", lambda request: request.url.endswith("/api/events")):
+        busy.api.delete(job["links"]["self"])
+
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+    generated(busy.api, prompt="made meanwhile")
+    set_hidden(studio, False)
+    expect(studio.tile("made meanwhile")).to_be_visible()

@@ -29,7 +29,7 @@ class Valkey:
     def start(self) -> None:
         # As `imagegen up` starts it.
         options = ["--port", "0", "--save", "", "--appendonly", "yes", "--stream-node-max-bytes", "512"]
-        options += ["--dir", str(self._folder)]
+        options += ["--hash-max-listpack-value", "4096", "--dir", str(self._folder)]
         command = [str(get_binary_path()), "--unixsocket", self._socket, *options]
         self._server = Process(command, self._folder)
         self._server.wait_for("Ready to accept connections")

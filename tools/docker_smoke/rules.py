@@ -50,7 +50,8 @@ def writable_paths(mounts: str) -> set[str]:
 
 def check_redis(stack: Stack) -> None:
     redis = stack.containers("redis")[0]
-    expected = {"appendonly": "yes", "maxmemory-policy": "noeviction", "stream-node-max-bytes": "512"}
+    expected = {"appendonly": "yes", "maxmemory-policy": "noeviction"}
+    expected |= {"stream-node-max-bytes": "512", "hash-max-listpack-value": "4096"}
     for setting, value in expected.items():
         output = run("docker", "exec", redis, "valkey-cli", "config", "get", setting).splitlines()
         check(output[-1] == value, f"redis has {setting} {value}")

@@ -53,7 +53,11 @@ class JobWatch(Protocol):
         ...
 
     def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
-        """Store these tasks in the job record, for later attempts. Raises if this worker has lost the job."""
+        """Store these tasks in the job record, for later attempts.
+
+        Raises if this worker has lost the job, and for a task without an id, which is about to be bought, also if the
+        job was cancelled.
+        """
         ...
 
     def add_warning(self, warning: str) -> None:
@@ -158,9 +162,8 @@ class ReportsCredits(Protocol):
 Sizes = Mapping[Hashable, int]
 
 
-@runtime_checkable
-class Residency(Protocol):
-    """An engine whose model can wait in main memory while another one has the device."""
+class PooledEngine(Engine, Protocol):
+    """An engine of one of several models, which can wait in main memory while another one has the device."""
 
     @property
     def sizes(self) -> Sizes:

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import OnLoad, PooledEngine, Sizes
 
 
 class ModelLoader(Protocol):
@@ -28,7 +28,7 @@ class ModelLoader(Protocol):
         """
         ...
 
-    def load(self, model: str, on_load: OnLoad) -> Engine:
+    def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
         ...
 
@@ -38,7 +38,7 @@ class HeldModel:
     """A model in memory."""
 
     name: str
-    engine: Engine
+    engine: PooledEngine
     revision: str | None
     sizes: Sizes
     is_on_device: bool = True

@@ -3,17 +3,20 @@
 import logging
 import threading
 import time
+import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Residency, Sizes
+from worker.engines.base import Engine, OnLoad, Sizes
 from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: How long a model that could not be loaded is not tried again, unless its files change.
 RETRY_SECONDS = 60.0
@@ -122,15 +125,15 @@ class LoadedModels:
             expected = self.loader.expected_sizes(model)
             report(0, sum(expected.values()))
             self._make_room(model, expected)
-            engine = self._load_or_evict(model, report)
+            engine = self._evicting_others(model, lambda: self.loader.load(model, report))
         except Exception as error:
             failure = _failure(model, error)
+            _clear_frames(error)
             self._failures[model, revision] = self.clock(), failure
             self._tell()
             raise failure from error
         self._failures.pop((model, revision), None)
-        sizes = engine.sizes if isinstance(engine, Residency) else {}
-        held = self._put(HeldModel(model, engine, revision, sizes, used_at=self.clock()))
+        held = self._put(HeldModel(model, engine, revision, engine.sizes, used_at=self.clock()))
         # How much it really takes is known only now.
         self._make_room(model, {}, keep=model)
         seconds, size = self.clock() - begin, held.size_bytes
@@ -139,27 +142,24 @@ class LoadedModels:
         self._tell()
         return held
 
-    def _load_or_evict(self, model: str, on_load: OnLoad) -> Engine:
-        """Load, and evict one model after the other while memory does not suffice."""
+    def _evicting_others(self, model: str, action: Callable[[], T]) -> T:
+        """Repeat it, and evict one other model after the other, while memory does not suffice."""
         while True:
             try:
-                return self.loader.load(model, on_load)
+                return action()
             except (OutOfMemory, MemoryError) as error:
-                if not self._evict_one():
+                _clear_frames(error)
+                if not self._evict_one(keep=model):
                     raise ModelUnavailable(f"The model {model} needs more memory than there is.") from error
                 logger.warning("memory did not suffice for %s; trying again with fewer models", model)
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
         self._make_room(held.name, held.sizes, keep=held.name)
-        while True:
-            try:
-                if isinstance(held.engine, Residency):
-                    held.engine.move_to_device()
-                break
-            except (OutOfMemory, MemoryError) as error:
-                if not self._evict_one(keep=held.name):
-                    self._evict(held)
-                    raise ModelUnavailable(f"The model {held.name} needs more memory than there is.") from error
+        try:
+            self._evicting_others(held.name, held.engine.move_to_device)
+        except ModelUnavailable:
+            self._evict(held)
+            raise
         held = self._put(replace(held, is_on_device=True))
         self._tell()
         return held
@@ -172,7 +172,7 @@ class LoadedModels:
             if keep or not self.budget.is_strict:
                 # The device decides.
                 return
-            raise ModelUnavailable(f"The model {model} needs {format_gb(missing)} more memory than can be freed.")
+            raise ModelUnavailable(f"The model {model} needs {missing / 1e9:.1f} GB more memory than can be freed.")
 
     def _free_device(self, keep: str = "") -> bool:
         """Take the least recently used model that is not needed from the device; False if there is none."""
@@ -181,7 +181,7 @@ class LoadedModels:
             return False
         held = on_device[-1]
         leaving = added_bytes(held.sizes, self._on_device(besides=held))
-        if not isinstance(held.engine, Residency) or not self._has_main_memory(leaving):
+        if not self._has_main_memory(leaving):
             self._evict(held)
             return True
         held.engine.move_to_main_memory()
@@ -198,7 +198,7 @@ class LoadedModels:
             self._evict(waiting[-1])
         return True
 
-    def _evict_one(self, keep: str = "") -> bool:
+    def _evict_one(self, keep: str) -> bool:
         """Free the memory of the least recently used model that is not needed; False if there is none."""
         candidates = [held for held in self._evictable() if held.name != keep]
         if candidates:
@@ -218,10 +218,11 @@ class LoadedModels:
 
     def _evict(self, held: HeldModel) -> None:
         with self._state:
-            del self._models[held.name]
+            # It may have left together with one that has the same parts.
+            if self._models.pop(held.name, None) is None:
+                return
         self._leave_parts(held)
-        if isinstance(held.engine, Residency):
-            held.engine.close()
+        held.engine.close()
         logger.info("%s is no longer in memory", held.name)
         self.listener.evicted(held.name)
 
@@ -261,5 +262,11 @@ def _failure(model: str, error: Exception) -> ImagegenError:
     return ModelUnavailable(f"The model {model} cannot be loaded; the log of the worker says why.")
 
 
-def format_gb(size: int) -> str:
-    return f"{size / 1e9:.1f} GB"
+def _clear_frames(error: BaseException | None) -> None:
+    """The error is kept, but not the weights that had been read: the frames of its traceback hold them."""
+    seen = set[int]()
+    # A chain may end where it began.
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__

@@ -32,7 +32,7 @@ from worker.records.recovery import JobRecovery
 
 logger = logging.getLogger(__name__)
 
-#: Seconds between rounds. A job of a dead worker waits for at most the first plus LEASE_MS.
+#: Seconds between rounds. A job of a dead worker waits for at most LEASE_MS and two rounds of the first.
 REAP_SECONDS, RETENTION_SECONDS = 4.0, 600.0
 #: How often the liveness file is touched; see worker.alive.
 TOUCH_SECONDS = 2.0

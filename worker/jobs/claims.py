@@ -83,6 +83,9 @@ class JobClaimer:
                     if (claim := self._start(candidate, others, use)) is not None:
                         engines.push(use.pop_all())
                         return claim
+                if not self._is_known(model := self._model_of(candidate.job)):
+                    # A long queue for another machine is not tried one by one.
+                    tried.add(model)
             finally:
                 self._starting.discard(candidate.job.id)
         return None
@@ -105,7 +108,7 @@ class JobClaimer:
     def _start(self, candidate: QueuedJob, others: Sequence[QueuedJob], use: ExitStack) -> Claim | None:
         """Start no job if the candidate cannot be done or another worker was faster."""
         model = self._model_of(candidate.job)
-        if self._prepare(candidate.job, model) is None:
+        if self._prepare(candidate.job, model, self.now()) is None:
             return None
         try:
             engine = use.enter_context(self.engines.use(model, self._load_report(model, [candidate, *others])))
@@ -113,11 +116,12 @@ class JobClaimer:
             self._fail(candidate.job, JobError.from_error(error))
             return None
         # Again: loading may have taken longer than its deadline allows.
-        first = self._prepare(candidate.job, model)
+        now = self.now()
+        first = self._prepare(candidate.job, model, now)
         if first is None:
             return None
         fingerprint = engine.fingerprint if isinstance(engine, Reproducible) else None
-        moves = [(candidate.job, first), *self._batch_members(first, engine, candidate.expected_ms, others)]
+        moves = [(candidate.job, first), *self._batch_members(first, engine, candidate.expected_ms, others, now)]
         started = self.job_store.move(moves)
         jobs = [job for (_, job), is_started in zip(moves, started, strict=True) if is_started]
         return Claim(jobs, engine, self.engines.capabilities(model), fingerprint) if jobs else None
@@ -147,9 +151,8 @@ class JobClaimer:
             return True
         return True
 
-    def _prepare(self, job: Job, model: str) -> Job | None:
+    def _prepare(self, job: Job, model: str, now: datetime) -> Job | None:
         """Return the job as it will be recorded when it starts; None, and fail the job, if it cannot be done."""
-        now = self.now()
         if job.providers:
             # Its provider tasks were checked before they were bought, and their images need no inputs.
             return job.start(job.model or model, self.worker, now)
@@ -183,15 +186,18 @@ class JobClaimer:
         return started.model_copy(update={"request": request}).with_warnings(() if job.attempt else warnings)
 
     def _batch_members(
-        self, first: Job, engine: Engine, expected_ms: int, others: Sequence[QueuedJob]
+        self, first: Job, engine: Engine, expected_ms: int, others: Sequence[QueuedJob], now: datetime
     ) -> Iterator[tuple[Job, Job]]:
-        """Yield the jobs that fit into the batch: as they are queued, and as they will be recorded."""
+        """Yield the jobs that fit into the batch: as they are queued, and as they will be recorded.
+
+        All start at the same time: by that, JobRecovery knows which jobs were in a batch.
+        """
         capacity = self._remaining_capacity(first, engine, expected_ms) if others else 0
         for job in (queued.job for queued in others):
             # A job that has cost a worker before is rendered alone: it could take the others down.
             if job.attempt or job.request.num_images > capacity or not self._may_join(first, job):
                 continue
-            member = self._prepare(job, first.model or "")
+            member = self._prepare(job, first.model or "", now)
             if member is not None and are_alike(first.request, member.request):
                 capacity -= member.request.num_images
                 yield job, member

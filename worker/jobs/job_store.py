@@ -37,8 +37,9 @@ class JobStore(Protocol):
     def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
         """Return up to `limit` queued jobs in the order in which this worker is to start them.
 
-        Jobs of `loaded` models come first, within bounds; None gives all jobs in the order of the queue. Jobs in
-        `tried` are passed over. None at all may be returned although jobs are queued, if other workers will do them.
+        Jobs of `loaded` models come first, within bounds; None gives all jobs in the order of the queue. `tried` holds
+        jobs and models that are passed over. None at all may be returned although jobs are queued, if other workers
+        will do them.
         """
         ...
 
@@ -47,7 +48,7 @@ class JobStore(Protocol):
         ...
 
     def is_elsewhere(self, model: str) -> bool:
-        """Whether a worker on another machine has a model that this one does not know."""
+        """Whether a worker on another machine has, or had, a model that this one does not know."""
         ...
 
     def move(self, moves: Sequence[tuple[Job, Job]]) -> list[bool]:
@@ -57,8 +58,11 @@ class JobStore(Protocol):
         """
         ...
 
-    def save_provider_tasks(self, job: Job) -> bool:
-        """Record the job's `providers`, retried until the store answers. False if the job was lost."""
+    def save_provider_tasks(self, job: Job) -> None:
+        """Record the job's `providers`, retried until the store answers.
+
+        Raise JobLost, and JobCancelled if a task is about to be bought for a job that was cancelled.
+        """
         ...
 
     def open_channel(self, job: Job) -> AbstractContextManager[ProgressChannel]: ...

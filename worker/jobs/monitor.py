@@ -14,7 +14,7 @@ from shared.errors import TimedOut
 from shared.jobs.job import Job, Progress, ProviderTask
 from worker.engines.base import Step
 from worker.images.values import Pixels
-from worker.jobs.job_store import JobLost, JobStore, ProgressChannel
+from worker.jobs.job_store import JobStore, ProgressChannel
 
 logger = logging.getLogger(__name__)
 
@@ -58,9 +58,9 @@ class JobMonitor:
         return self._job.providers
 
     def save_provider_tasks(self, tasks: tuple[ProviderTask, ...]) -> None:
-        self._job = self._job.model_copy(update={"providers": tasks})
-        if not self._job_store.save_provider_tasks(self._job):
-            raise JobLost
+        job = self._job.model_copy(update={"providers": tasks})
+        self._job_store.save_provider_tasks(job)
+        self._job = job
 
     def add_warning(self, warning: str) -> None:
         self.warnings.append(warning)

@@ -65,7 +65,7 @@ class Runner:
         Their model stays in memory during the block.
         """
         with self.claimer.claim() as claim:
-            jobs = [job for job in claim.jobs if not self._reuse_images(job, claim.fingerprint)] if claim else []
+            jobs = self._without_images(claim) if claim else ()
             yield replace(claim, jobs=jobs) if claim and jobs else None
 
     def run(self, claim: Claim) -> None:
@@ -74,6 +74,16 @@ class Runner:
             renderings = [self._open(job, claim, channels) for job in claim.jobs]
             self.renderer.render(renderings)
             self.finisher.run(partial(self._finish, renderings, claim.fingerprint), channels.pop_all().close)
+
+    def _without_images(self, claim: Claim) -> Sequence[Job]:
+        """Record the jobs whose images exist already, and return the others."""
+        if self.result_cache is None and all(job.attempt == 1 for job in claim.jobs):
+            return claim.jobs
+        # Their channels renew the leases: a storage that does not answer is waited for.
+        with ExitStack() as channels:
+            for job in claim.jobs:
+                channels.enter_context(self.job_store.open_channel(job))
+            return [job for job in claim.jobs if not self._reuse_images(job, claim.fingerprint)]
 
     def _reuse_images(self, job: Job, fingerprint: str | None) -> bool:
         """Record a job as succeeded if an earlier attempt, or a job like it, has made its images."""

@@ -9,35 +9,14 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
-from typing import Any, Protocol
+from typing import Any
 
-from worker.models.overrides import ModelOverrides
+from worker.models.local_model import LocalModel
 
 #: Models that were not distilled need more.
 FEW_STEPS = 12
-
-
-class Described(Protocol):
-    """A model without its weights."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def index(self) -> Mapping[str, Any]: ...
-
-    @property
-    def pipeline_class(self) -> str: ...
-
-    @property
-    def family_key(self) -> str | None: ...
-
-    @property
-    def overrides(self) -> ModelOverrides: ...
-
-    def config(self, part: str) -> Mapping[str, Any]:
-        """The configuration of a part; empty if there is none."""
-        ...
+#: Of pipelines that say nothing about their size.
+USUAL_SIDE = 1024
 
 
 class Guidance(StrEnum):
@@ -86,7 +65,7 @@ class Family:
     guidance: float
     """The default scale; for DISTILLED, the fixed one."""
     form: Guidance = Guidance.CFG
-    is_variant: Callable[[Described], bool] | None = None
+    is_variant: Callable[[LocalModel], bool] | None = None
     """Tells models of this family from others with the same pipeline; None for the family that takes the rest."""
     guided_above: float = 1.0
     """Up to this scale there is no second prediction."""
@@ -129,8 +108,20 @@ class Family:
         """Whether it was trained for a few steps."""
         return self.form is Guidance.DISTILLED or self.steps <= FEW_STEPS
 
+    def native_size(self, model: LocalModel) -> tuple[int, int]:
+        """Width and height. Configurations hold one side in latents, or height and width."""
+        size = model.config(model.denoiser).get("sample_size") or USUAL_SIDE // model.latent_side
+        height, width = (size, size) if isinstance(size, int) else size
+        scaled = width * model.latent_side, height * model.latent_side
+        native = scaled if self.side is None else (self.side, self.side)
+        return model.overrides.width or native[0], model.overrides.height or native[1]
 
-def family_of(model: Described) -> Family:
+    def side_multiple(self, model: LocalModel) -> int:
+        """Sides are multiples of it."""
+        return max(self.least_multiple, model.latent_side * self.patch)
+
+
+def family_of(model: LocalModel) -> Family:
     """The family that the operator or a file names, or else the first that accepts the model.
 
     UNLISTED for a pipeline that no row names.
@@ -163,23 +154,23 @@ def _as_modular(row: Family) -> Family:
     return replace(row, **changes, **_MODULAR_FACTS.get(row.key, {}))
 
 
-def _named(pattern: str) -> Callable[[Described], bool]:
+def _named(pattern: str) -> Callable[[LocalModel], bool]:
     """By the last part of the name: for models that differ from others in nothing else."""
     words = re.compile(rf"(?<![a-z])(?:{pattern})(?![a-z])", re.IGNORECASE)
 
-    def is_named(model: Described) -> bool:
+    def is_named(model: LocalModel) -> bool:
         names = (model.name, str(model.index.get("_name_or_path") or ""))
         return any(words.search(re.split(r"[/\\]", name.rstrip("/\\"))[-1]) for name in names)
 
     return is_named
 
 
-def _takes_guidance(model: Described) -> bool:
-    """Latent consistency models."""
+def is_consistency_model(model: LocalModel) -> bool:
+    """Latent consistency models take the scale of guidance as an input."""
     return model.config("unet").get("time_cond_proj_dim") is not None
 
 
-def _has_few_steps(model: Described) -> bool:
+def _has_few_steps(model: LocalModel) -> bool:
     """SDXL-Turbo, SD-Turbo and similar models start at the last timestep and predict noise.
 
     Models that start there because they were trained from pure noise say so, or predict velocities.
@@ -191,25 +182,26 @@ def _has_few_steps(model: Described) -> bool:
     return is_turbo or scheduler.get("_class_name") == "LCMScheduler"
 
 
-def _has_no_guidance_input(model: Described) -> bool:
+def _has_no_guidance_input(model: LocalModel) -> bool:
     return not model.config("transformer").get("guidance_embeds", False)
 
 
-def _is_distilled(model: Described) -> bool:
+def _is_distilled(model: LocalModel) -> bool:
     says_so = bool(model.index.get("is_distilled") or model.overrides.distilled)
     return says_so or "Turbo" in model.pipeline_class
 
 
-def _is_distilled_9b(model: Described) -> bool:
+def _is_distilled_9b(model: LocalModel) -> bool:
     return _is_distilled(model) and _is_9b(model)
 
 
-def _is_9b(model: Described) -> bool:
+def _is_9b(model: LocalModel) -> bool:
     """Three layers of Qwen3-8B, 4096 wide, where the model of 4B reads three of Qwen3-4B, 2560 wide."""
-    return int(model.config("transformer").get("joint_attention_dim") or 0) >= 3 * 4096
+    width = model.config("transformer").get("joint_attention_dim")
+    return isinstance(width, int) and width >= 3 * 4096
 
 
-def _predicts_velocities(model: Described) -> bool:
+def _predicts_velocities(model: LocalModel) -> bool:
     return model.config("scheduler").get("prediction_type") == "v_prediction"
 
 
@@ -302,7 +294,13 @@ _SANA_ROW: dict[str, Any] = {
 #: The first row that names the pipeline and accepts the model counts.
 FAMILIES: tuple[Family, ...] = (
     Family(
-        key="lcm", title="LCM", steps=4, guidance=8.5, form=Guidance.EMBEDDED, is_variant=_takes_guidance, **_SD_ROW
+        key="lcm",
+        title="LCM",
+        steps=4,
+        guidance=8.5,
+        form=Guidance.EMBEDDED,
+        is_variant=is_consistency_model,
+        **_SD_ROW,
     ),
     Family(
         key="sd-turbo", title="SD-Turbo", steps=4, guidance=0.0, is_variant=_has_few_steps, **{**_SD_ROW, **_STABILITY}
@@ -322,7 +320,7 @@ FAMILIES: tuple[Family, ...] = (
         steps=4,
         guidance=8.5,
         form=Guidance.EMBEDDED,
-        is_variant=_takes_guidance,
+        is_variant=is_consistency_model,
         **_XL_ROW,
     ),
     Family(

@@ -62,6 +62,27 @@ class LocalModel:
         """Library and class of each part. Raises ConfigurationError for parts that need their own code."""
         return parts_of(dict(self.index), self.name)
 
+    @property
+    def denoiser(self) -> str:
+        """The part that denoises."""
+        return "unet" if "unet" in self.index else "transformer"
+
+    @property
+    def is_inpainting_model(self) -> bool:
+        """Whether its U-Net takes noise, the mask and the masked image: 4 + 1 + 4 channels."""
+        return self.config("unet").get("in_channels") == 9
+
+    @property
+    def latent_side(self) -> int:
+        """How many pixels a latent is wide."""
+        config = self.config("vae")
+        if ratio := config.get("spatial_compression_ratio"):
+            return int(ratio)
+        if (halvings := config.get("temperal_downsample")) is not None:
+            return 1 << len(halvings)
+        blocks = config.get("encoder_block_out_channels") or config.get("block_out_channels") or (0,) * 4
+        return 1 << (len(blocks) - 1)
+
     def config(self, part: str) -> dict[str, Any]:
         """The configuration of a part; empty if it has none. Raises ConfigurationError if it is not valid JSON."""
         if part in self.configs:

@@ -5,6 +5,8 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from enum import StrEnum
 from typing import assert_never
 
+from shared.settings.explanations import install_command
+
 #: Always stays on the device: it is small, and sometimes needs another precision.
 AUTOENCODER = "vae"
 #: Where half precision is safe, by whether the family is safe in float16. On Apple's GPU and on CPUs, float16 gives
@@ -81,7 +83,7 @@ class Quantization(StrEnum):
                 return "cannot convert weights that are compressed" if is_compressed else None
             case Quantization.EIGHT_BIT | Quantization.FOUR_BIT:
                 if importlib.util.find_spec("torchao") is None:
-                    return "needs the package torchao: pip install 'imagegen[quantize]'"
+                    return f"needs the package torchao: {install_command('quantize')}"
                 if self is Quantization.EIGHT_BIT:
                     return None
                 if device != "cuda":

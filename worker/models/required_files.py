@@ -1,6 +1,5 @@
 """Selects the files that a pipeline needs: its index, and the configuration and weights of each part."""
 
-import json
 import re
 from collections.abc import Collection, Iterable, Sequence
 from typing import Any
@@ -21,18 +20,6 @@ _PART = re.compile(r"\w[\w-]*", re.ASCII)
 _CONFIGURATION = re.compile(r"[\w-]+\.(?:json|txt|model|jinja)", re.ASCII)
 #: Parts that have a replacement.
 _OPTIONAL = frozenset({"safety_checker"})
-_PICKLED = (".bin", ".ckpt", ".pt", ".pth")
-
-
-def read_index(name: str, text: bytes) -> dict[str, Any]:
-    """Raises ConfigurationError."""
-    try:
-        index = json.loads(text)
-    except (ValueError, RecursionError):
-        index = None
-    if not isinstance(index, dict):
-        raise ConfigurationError(f"The index of the model {name} is not valid JSON.")
-    return index
 
 
 def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) -> dict[str, tuple[str, str]]:
@@ -84,7 +71,7 @@ def select_files(
             folders[match["part"] or ROOT][match["file"]] = path
     for part, files in folders.items():
         weights = weight_files.choose_weights(files, dtype)
-        if weights or not any(file.endswith(_PICKLED) for file in files):
+        if weights or not any(file.endswith(weight_files.PICKLES) for file in files):
             selected += [path for file, path in files.items() if _CONFIGURATION.fullmatch(file)]
             selected += [files[file] for file in (weights[1] if weights else ())]
         elif part not in _OPTIONAL:

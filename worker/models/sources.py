@@ -1,5 +1,6 @@
 """Finds models: the bundled starter, a local folder or file, or a download from Hugging Face."""
 
+import glob
 import logging
 from collections.abc import Mapping
 from contextlib import suppress
@@ -16,9 +17,9 @@ from worker.models.checkpoints.header import InvalidHeader
 from worker.models.checkpoints.recognition import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
-from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name
+from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name, read_json
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
-from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index
+from worker.models.required_files import PIPELINE_INDEX, parts_of
 from worker.models.weight_files import FILE_SUFFIXES
 
 logger = logging.getLogger(__name__)
@@ -100,7 +101,12 @@ class ModelSource:
             return self._file(folder)
         index = index_name(folder, self.index)
         if index is None:
-            raise ConfigurationError(f"{self.setting} is {self.model_id}, but that folder has no {self.index}.")
+            reason = (
+                f"that folder has no {self.index}"
+                if folder.is_dir()
+                else "there is no such folder or file; Hugging Face ids are owner/name"
+            )
+            raise ConfigurationError(f"{self.setting} is {self.model_id}, but {reason}.")
         return folder_model(self.model_id, folder, index)
 
     def _local_folder(self) -> Path | None:
@@ -126,29 +132,20 @@ class ModelSource:
         """Raises ConfigurationError for files that hold no supported model, or lack parts."""
         name, sidecar = self.model_id, sidecar_of(file)
         overrides = ModelOverrides.read(sidecar, name) if sidecar else NO_OVERRIDES
-        base = folder_model(overrides.base, self.model_dir / overrides.base) if overrides.base else None
         try:
-            return describe_file(name, file, overrides, base or self._base_for(file), revision_of(file))[0]
+            return describe_file(name, file, overrides, self._find_base, revision_of(file))[0]
         except (NotACheckpoint, NeedsBase, InvalidHeader) as error:
             raise ConfigurationError(f"{self.setting} is {name}. {error}") from None
         except OSError as error:
             raise ConfigurationError(f"{self.setting} is {name}, which cannot be read: {error.strerror}.") from None
 
-    def _base_for(self, file: Path) -> LocalModel | None:
+    def _find_base(self, name: str | None, pipelines: frozenset[str]) -> LocalModel | None:
         """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
-        try:
-            describe_file(self.model_id, file, NO_OVERRIDES, None, "")
-        except NeedsBase as error:
-            pipelines = error.pipelines
-        except (NotACheckpoint, InvalidHeader, OSError):
-            return None
-        else:
-            return None
-        folders = sorted(index.parent for index in self.model_dir.glob(f"*/*/{PIPELINE_INDEX}")) if pipelines else []
-        for folder in folders:
+        folders = "*/*" if name is None else glob.escape(name)
+        for index in sorted(self.model_dir.glob(f"{folders}/{PIPELINE_INDEX}")):
             with suppress(ConfigurationError):
-                model = folder_model(folder.relative_to(self.model_dir).as_posix(), folder)
-                if model.pipeline_class in pipelines:
+                model = folder_model(index.parent.relative_to(self.model_dir).as_posix(), index.parent)
+                if name is not None or model.pipeline_class in pipelines:
                     return model
         return None
 
@@ -169,11 +166,7 @@ class ModelSource:
 
 def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalModel:
     """The model in a folder that has this index. Raises ConfigurationError if it is invalid or needs its own code."""
-    try:
-        text = (folder / index).read_bytes()
-    except OSError:
-        text = b""
-    content = read_index(name, text)
+    content = read_json(folder / index, name)
     parts_of(content, name, index)
     return LocalModel(
         name=name,

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable
+from pathlib import Path
 
 SUFFIX = ".safetensors"
 #: Files that may hold a model. Order matters where names are the same: the first one gets the name.
@@ -37,6 +38,13 @@ def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | 
         found, key=lambda variant: (order.index(variant) if variant in order else len(order), variant), default=None
     )
     return None if best is None else (best, variants[best])
+
+
+def weights_in(folder: Path, dtype: str) -> list[Path]:
+    """The files with the weights of a part that are loaded; none for a part without weights."""
+    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
+    chosen = choose_weights(names, dtype)
+    return [folder / name for name in sorted(chosen[1] if chosen else ()) if name.endswith(SUFFIX)]
 
 
 _SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[\w.-]+)", re.ASCII)

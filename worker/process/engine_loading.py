@@ -100,7 +100,7 @@ def _diffusers(
     with _importing():
         from worker.engines.diffusers.loading.local_models import LocalModels
         from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory
-        from worker.engines.diffusers.memory.placement import has_own_memory
+        from worker.engines.diffusers.memory.placement import has_own_memory, usable_bytes
         from worker.engines.diffusers.options import DiffusersOptions
         from worker.engines.upscaling.engine import HALF
         from worker.engines.upscaling.enlarging import Enlarger
@@ -138,7 +138,7 @@ def _diffusers(
         heartbeat,
         offered,
         offered.scan,
-        lambda: models.free_device_memory(device),
+        partial(usable_bytes, device),
         has_device_memory=has_own_memory(device),
     )
     _load_default(pool.models)

@@ -12,7 +12,7 @@ from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import OnLoad, PooledEngine, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
@@ -41,7 +41,7 @@ class GuardedLoader:
     def expected_sizes(self, model: str) -> Sizes:
         return self.loader.expected_sizes(model)
 
-    def load(self, model: str, on_load: OnLoad) -> Engine:
+    def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         if model == self.default_model:
             # Without it the worker does not start, and whoever starts it decides how often.
             return self.loader.load(model, on_load)

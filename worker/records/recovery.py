@@ -59,7 +59,7 @@ class JobRecovery:
         job = self._read_running(job_id)
         if job is not None:
             logger.info("job %s is requeued", job_id, extra={"job_id": job_id})
-            self._move(job, job.requeue())
+            self._requeue(job, job.requeue())
 
     def requeue_all(self) -> None:
         """Requeue all jobs of a process that has to end."""
@@ -84,7 +84,7 @@ class JobRecovery:
             self._move(job, job.fail(JobError.from_error(WorkerLost()), self.store.now()))
             return
         logger.warning("the worker of job %s was lost; the job is requeued", job.id, extra={"job_id": job.id})
-        self._move(job, job.requeue(lost=True))
+        self._requeue(job, job.requeue(lost=True))
 
     def _has_run_for(self, job: Job, seconds: float) -> bool:
         return job.started_at is not None and (self.store.now() - job.started_at).total_seconds() >= seconds
@@ -111,11 +111,18 @@ class JobRecovery:
             return None
         return snapshot.job if snapshot else None
 
-    def _move(self, old: Job, new: Job) -> None:
+    def _requeue(self, running: Job, queued: Job) -> None:
+        """Or cancel the job if its worker was lost before it saw that the job was cancelled."""
+        if self._move(running, queued) is False:
+            self._move(running, running.cancel(self.store.now()))
+
+    def _move(self, old: Job, new: Job) -> bool | None:
+        """None if Redis does not answer."""
         try:
-            self.store.run(self.jobs.move(old, new))
+            return self.store.run(self.jobs.move(old, new))
         except StoreUnavailable:
             _warn_of_outage(old.id)
+            return None
 
 
 def _warn_of_outage(job_id: str) -> None:

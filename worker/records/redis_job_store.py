@@ -108,8 +108,8 @@ class RedisJobStore:
         recorded = self.read(job.id)
         return recorded is not None and recorded.model_copy(update={"providers": job.providers}) == job
 
-    def save_provider_tasks(self, job: Job) -> bool:
-        return retry_until_available(lambda: self._store.run(self._jobs.save_provider_tasks(job)))
+    def save_provider_tasks(self, job: Job) -> None:
+        _require_continue(retry_until_available(lambda: self._store.run(self._jobs.save_provider_tasks(job))))
 
     @contextmanager
     def open_channel(self, job: Job) -> Iterator["RedisProgressChannel"]:
@@ -214,13 +214,7 @@ class RedisProgressChannel:
         self._reporter.schedule(self)
 
     def check(self) -> None:
-        match self._reply:
-            case ProgressReply.CANCEL:
-                raise JobCancelled
-            case ProgressReply.LOST:
-                raise JobLost
-            case ProgressReply.CONTINUE:
-                return
+        _require_continue(self._reply)
 
     def confirm(self) -> None:
         if max(now - before for now, before in zip(_now(), self._confirmed_at, strict=True)) > CONFIRMED_SECONDS:
@@ -236,6 +230,17 @@ class RedisProgressChannel:
 
     def receive(self, reply: ProgressReply, sent_at: tuple[float, float]) -> None:
         self._reply, self._confirmed_at = reply, sent_at
+
+
+def _require_continue(reply: ProgressReply) -> None:
+    """Raise JobCancelled or JobLost for any other reply."""
+    match reply:
+        case ProgressReply.CANCEL:
+            raise JobCancelled
+        case ProgressReply.LOST:
+            raise JobLost
+        case ProgressReply.CONTINUE:
+            return
 
 
 def _now() -> tuple[float, float]:

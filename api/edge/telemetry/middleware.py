@@ -55,4 +55,7 @@ class RequestTelemetry:
             path = scope.get("raw_path", b"").decode("latin-1")[:MAX_LOGGED_PATH]
             fields = {"method": method, "status": status, "milliseconds": round(seconds * 1000, 1)}
             fields |= {"job_id": job_id} if job_id else {}
-            logger.info("%s %s %d in %.0f ms", method, path, status, seconds * 1000, extra=fields)
+            # One line, whatever a provider has written into it.
+            reason = " ".join(scope.get("state", {}).get("reason", "").split())
+            ending = f": {reason}" if reason else ""
+            logger.info("%s %s %d in %.0f ms%s", method, path, status, seconds * 1000, ending, extra=fields)

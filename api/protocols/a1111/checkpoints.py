@@ -64,13 +64,16 @@ class Checkpoints:
 
     def __iter__(self) -> Iterator[Checkpoint]:
         """Models that make images from a prompt alone."""
-        for entry in (model.entry for model in self.models.image_models):
-            if entry.capabilities is None or "image" not in entry.capabilities.requires:
-                yield Checkpoint(entry)
+        for one in self._all:
+            if one.entry.capabilities is None or "image" not in one.entry.capabilities.requires:
+                yield one
+
+    @cached_property
+    def _all(self) -> tuple[Checkpoint, ...]:
+        return tuple(Checkpoint(model.entry) for model in self.models.image_models)
 
     @cached_property
     def _by_text(self) -> dict[str, Checkpoint]:
         """Names take precedence over titles and hashes."""
-        checkpoints = list(self)
-        texts = {text: one for one in checkpoints for text in (one.hash, one.title.casefold())}
-        return texts | {one.name.casefold(): one for one in checkpoints}
+        texts = {text: one for one in self._all for text in (one.hash, one.title.casefold())}
+        return texts | {one.name.casefold(): one for one in self._all}

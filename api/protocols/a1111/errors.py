@@ -1,7 +1,6 @@
 """Errors as the clients of AUTOMATIC1111's web UI read them."""
 
 import json
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,18 +20,7 @@ SCHEMA: Mapping[str, Any] = {
 }
 
 
-#: Our fields by the ones that set them.
-_NAMES = {
-    "num_images": "batch_size x n_iter",
-    "num_inference_steps": "steps",
-    "guidance_scale": "cfg_scale",
-    "strength": "denoising_strength",
-}
-_NAME = re.compile(rf"\b({'|'.join(_NAMES)})\b")
-
-
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
     """Some clients show `detail`, others `errors`."""
-    detail = _NAME.sub(lambda match: _NAMES[match[1]], problem.detail) if problem.errors else problem.detail
-    body = {"error": problem.code, "detail": detail, "body": "", "errors": detail}
+    body = {"error": problem.code, "detail": problem.detail, "body": "", "errors": problem.detail}
     return RenderedError(problem.status, json.dumps({**body, "retryable": problem.retryable}).encode())

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from contextlib import AsyncExitStack
+from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
@@ -64,9 +65,11 @@ async def _answer(
     upscalers = (await services.models()).upscalers
     enlargement, warnings = _enlargement(body, upscalers), _warnings(body, upscalers)
     enlarged = list[tuple[Job, Image]]()
-    for image in images:
+    for number, image in enumerate(images):
         submission = enlargement.submission(image, services.limits, ApiProtocol.A1111, warnings, "/upscaling_resize")
-        job = (await wait_for_result(http, services, submission, scope)).job
+        # Each image is a request of its own, which a repeated call finds again.
+        own_scope = replace(scope, key=f"{scope.key} {number}") if scope.key and number else scope
+        job = (await wait_for_result(http, services, submission, own_scope)).job
         if job.error is not None:
             return failed_job_response(job.error, {"X-Job-Id": job.id})
         enlarged.append((job, (await available_images(services, job))[0]))

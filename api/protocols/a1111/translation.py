@@ -16,6 +16,13 @@ from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
 _NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
+#: Our fields by the ones that set them.
+_NAMES = {
+    "num_images": "batch_size x n_iter",
+    "num_inference_steps": "steps",
+    "guidance_scale": "cfg_scale",
+    "strength": "denoising_strength",
+}
 #: Fields without an effect here: why, and values that ask for what happens anyway.
 _IGNORED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
@@ -45,7 +52,7 @@ class GenerationCall(Generic[B]):
     def translate(self, body: dict[str, Any]) -> Translation:
         """Raises RequestValidationError, InvalidRequest and ModelNotFound."""
         self.body = parsed = validate(self._body_type, body)
-        translation = Translation({"prompt_syntax": PromptSyntax.WEIGHTED, "fit_size": True})
+        translation = Translation({"prompt_syntax": PromptSyntax.WEIGHTED, "fit_size": True}, names=dict(_NAMES))
         fields, checkpoint = translation.fields, self._checkpoint(translation)
         known = checkpoint or self._checkpoints.default
         capabilities = known.entry.capabilities if known else None

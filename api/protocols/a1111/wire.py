@@ -1,36 +1,39 @@
 """The bodies of the web UI's API, as far as they have an effect here or a warning. Everything else is ignored."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import BeforeValidator, ConfigDict, Field
+from pydantic import ConfigDict, Field, model_validator
 
 from shared.jobs.types import DescribedModel
-
-#: Clients send null for what their user left out.
-Texts = Annotated[str, BeforeValidator(lambda value: "" if value is None else value)]
 
 
 class Body(DescribedModel):
     model_config = ConfigDict(extra="ignore", frozen=True, allow_inf_nan=False)
 
+    @model_validator(mode="before")
+    @classmethod
+    def _without_nulls(cls, body: Any) -> Any:
+        """Clients send null for what their user left out."""
+        return {name: body[name] for name in body if body[name] is not None} if isinstance(body, dict) else body
+
 
 class OverrideSettings(Body):
-    sd_model_checkpoint: Texts = ""
+    sd_model_checkpoint: str = ""
     """Title, name or hash of a model; empty for the default one."""
     clip_stop_at_last_layers: Annotated[int | None, Field(alias="CLIP_stop_at_last_layers")] = None
-    sd_vae: Texts = ""
+    sd_vae: str = ""
 
 
 class GenerationBody(Body):
     """What txt2img and img2img have in common."""
 
-    prompt: Texts = ""
-    negative_prompt: Texts = ""
+    prompt: str = ""
+    negative_prompt: str = ""
     seed: int | None = None
     """-1: random."""
-    sampler_name: Texts = ""
-    sampler_index: Texts = ""
-    scheduler: Texts = ""
+    sampler_name: str = ""
+    sampler_index: str = ""
+    scheduler: str = ""
     steps: int | None = None
     cfg_scale: float | None = None
     width: int | None = None
@@ -75,7 +78,7 @@ class ExtrasBody(Body):
     upscaling_resize_h: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_crop: bool = True
     """Whether images of another shape are cropped to that size; else they keep theirs and cover it."""
-    upscaler_1: Texts = "None"
+    upscaler_1: str = "None"
     extras_upscaler_2_visibility: float = 0
     gfpgan_visibility: float = 0
     codeformer_visibility: float = 0

@@ -36,7 +36,8 @@ class FalCall:
         inputs = {name: value for name, value in body.items() if value is not None}
         translation = Translation.of_known(inputs, _READ)
         fields = translation.fields
-        fields |= {ours: inputs[theirs] for theirs, ours in _NAMES.items() if theirs in inputs}
+        translation.rename(inputs, _NAMES)
+        translation.names["webhook_url"] = "fal_webhook"
         if fields.get("image"):
             fields.setdefault("prompt", VARIATION)
         fields |= self._names.fields(model_name(self._model))
@@ -47,6 +48,8 @@ class FalCall:
             fields |= {"webhook_url": self._webhook, "webhook_events": list(FINAL_EVENTS)}
         checker = "the operator chooses the safety checker"
         translation.ignore("enable_safety_checker", inputs.get("enable_safety_checker"), True, reason=checker)
+        translation.ignore("sync_mode", inputs.get("sync_mode"), False, reason="results have links to the images")
+        translation.ignore("acceleration", inputs.get("acceleration"), "none", reason="the operator chooses it")
         return translation
 
 

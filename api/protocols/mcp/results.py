@@ -12,6 +12,7 @@ from shared.errors import ImageNotFound
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
+from shared.storage.images import THUMBNAIL_MEDIA_TYPE
 
 if TYPE_CHECKING:
     from api.models.offered import OfferedModels
@@ -67,8 +68,9 @@ def models_result(models: "OfferedModels") -> CallToolResult:
 
 
 def _summary(job: Job) -> str:
-    lines = [f"Job {job.id} made {len(job.images)} of {job.request.num_images} images with {job.model}."]
-    lines += [f"Image {image.index}: {image.width}x{image.height}, seed {image.seed}" for image in job.images]
+    images = [image for image in job.images if not image.flagged]
+    lines = [f"Job {job.id} made {len(images)} of {job.request.num_images} images with {job.model}."]
+    lines += [f"Image {image.index}: {image.width}x{image.height}, seed {image.seed}" for image in images]
     return "\n".join([*lines, *(f"Warning: {warning}" for warning in job.warnings)])
 
 
@@ -86,7 +88,7 @@ async def _preview(call: "Call", job: Job, image: Image) -> ContentBlock:
     preview = await read_preview(call.services.image_store, job, image)
     if preview is None:
         return _plain(f"Image {image.index} has no preview; get_image with size=full returns it.")
-    return _image(preview, "image/webp")
+    return _image(preview, THUMBNAIL_MEDIA_TYPE)
 
 
 async def _full(call: "Call", job: Job, image: Image) -> ImageContent:

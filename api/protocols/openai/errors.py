@@ -12,15 +12,6 @@ _STATUS = {"invalid-request": 400, "invalid-image": 400, "content-rejected": 400
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 #: The codes that clients look for; all others are the service's own.
 _CODES = {"content-rejected": "content_policy_violation", "model-not-found": "model_not_found"}
-#: Our fields by the parameter that sets them.
-_PARAMETERS = {
-    "width": "size",
-    "height": "size",
-    "num_images": "n",
-    "output_quality": "output_compression",
-    "previews": "partial_images",
-}
-
 _ERROR = {
     "type": "object",
     "properties": {
@@ -33,7 +24,12 @@ _ERROR = {
     },
     "required": ["message", "type", "param", "code"],
 }
-SCHEMA: Mapping[str, Any] = {"type": "object", "properties": {"error": _ERROR}, "required": ["error"]}
+_DETAIL = {"type": "string", "description": "The message again"}
+SCHEMA: Mapping[str, Any] = {
+    "type": "object",
+    "properties": {"error": _ERROR, "detail": _DETAIL},
+    "required": ["error"],
+}
 
 
 def error_object(problem: Problem, job_id: str | None) -> dict[str, Any]:
@@ -41,8 +37,7 @@ def error_object(problem: Problem, job_id: str | None) -> dict[str, Any]:
     status = _STATUS.get(problem.code, problem.status)
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     pointer = problem.errors[0].pointer.split("/")[1:2] if problem.errors else []
-    parameter = _PARAMETERS.get(pointer[0], pointer[0]) if pointer else None
-    error = {"message": problem.detail, "type": kind, "param": parameter or None}
+    error = {"message": problem.detail, "type": kind, "param": next(iter(pointer), None) or None}
     return {**error, "code": _CODES.get(problem.code, problem.code), "problem": problem.code, "job_id": job_id}
 
 
@@ -51,5 +46,6 @@ def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:
     added = {"x-should-retry": "true" if problem.retryable else "false"}
     if job_id is not None:
         added["x-request-id"] = job_id
-    body = json.dumps({"error": error_object(problem, job_id)}).encode()
-    return RenderedError(_STATUS.get(problem.code, problem.status), body, added)
+    # Clients of Replicate, which call the same paths below /v1/models, read `detail`.
+    body = {"error": error_object(problem, job_id), "detail": problem.detail}
+    return RenderedError(_STATUS.get(problem.code, problem.status), json.dumps(body).encode(), added)

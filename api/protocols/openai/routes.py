@@ -16,6 +16,7 @@ from api.protocols.openai.openapi import ANSWER, edit_body, generation_body, var
 from api.protocols.openai.streaming import JobStream
 from api.protocols.openai.translation import Call, ImageCall
 from api.services import Services, ServicesDep
+from shared.errors import NotFound
 from shared.jobs.types import ApiProtocol
 
 router = APIRouter()
@@ -66,6 +67,13 @@ async def edit_images(http: Request, services: ServicesDep, idempotency: Idempot
 async def vary_image(http: Request, services: ServicesDep, idempotency: IdempotencyDep, exits: ExitsDep) -> Response:
     """Make variations of an image."""
     return await _answer(http, services, idempotency, exits, Call.VARIATION)
+
+
+@router.get("/models", include_in_schema=False)
+@router.post("/images/{call}", include_in_schema=False)
+async def explain_base_url() -> None:
+    """Of the error for other unknown paths, clients show the status alone."""
+    raise NotFound("The base URL of OpenAI's clients ends in /v1 here.")
 
 
 async def _answer(http: Request, services: Services, scope: IdempotencyScope, exits: ExitStack, kind: Call) -> Response:

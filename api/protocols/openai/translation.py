@@ -12,6 +12,15 @@ from shared.jobs.types import MaskMode, ResponseFormat
 
 #: How much of an image a variation may change, for models that can be told.
 VARIATION_STRENGTH = 0.7
+#: Our fields by the parameters that set them. Clients show messages alone, so these have to name the parameters.
+_NAMES = {
+    "width x height": "size",
+    "width": "size",
+    "height": "size",
+    "num_images": "n",
+    "output_quality": "output_compression",
+    "previews": "partial_images",
+}
 #: Read here, beside the parameters of ImageParameters.
 _READ = frozenset({"image", "images", "mask", "safety_identifier"})
 
@@ -38,6 +47,7 @@ class ImageCall:
         body = {name: value for name, value in body.items() if value not in (None, "")}
         self.parameters = parameters = validate(ImageParameters, body)
         translation = Translation.of_known(body, ImageParameters.model_fields.keys() | _READ)
+        translation.names.update({ours: theirs for ours, theirs in _NAMES.items() if theirs in body})
         fields = translation.fields
         # It may be another name of a model.
         fields.pop("model", None)
@@ -72,7 +82,8 @@ def _images(body: Mapping[str, Any]) -> dict[str, Any]:
     """The images and the mask. JSON has them as text, or as objects with an address."""
     fields: dict[str, Any] = {}
     if (images := body.get("images", body.get("image"))) is not None:
-        fields["image"] = [_address(image, "/image") for image in images] if isinstance(images, list) else images
+        images = images if isinstance(images, list) else [images]
+        fields["image"] = [_address(image, "/image") for image in images]
     if (mask := body.get("mask")) is not None:
         fields["mask"] = _address(mask, "/mask")
         # Transparent parts are repainted there, whatever their colour.

@@ -1,13 +1,21 @@
 """The parameters of the OpenAI API, as far as they are not fields of this service's own requests."""
 
+import re
 from typing import Annotated, Literal
 
-from pydantic import ConfigDict, Field
+from pydantic import AfterValidator, ConfigDict, Field
 
 from shared.jobs.types import DescribedModel
 
 #: Also the values that answers may have.
 Quality = Literal["auto", "low", "medium", "high", "xhigh", "max", "standard", "hd"]
+_SIZE = r"auto|[0-9]{1,5}x[0-9]{1,5}"
+
+
+def _size(text: str) -> str:
+    if not re.fullmatch(_SIZE, text):
+        raise ValueError("must be WIDTHxHEIGHT, such as 1024x1024, or auto")
+    return text
 
 
 class ImageParameters(DescribedModel):
@@ -19,7 +27,10 @@ class ImageParameters(DescribedModel):
     """A name from GET /v1/models; default: the service's default model."""
     n: Annotated[int | None, Field(ge=1, le=64)] = None
     """Number of images."""
-    size: Annotated[str | None, Field(pattern=r"^(auto|\d{1,5}x\d{1,5})$", examples=["1024x1024"])] = None
+    size: Annotated[
+        Annotated[str, AfterValidator(_size), Field(json_schema_extra={"pattern": f"^({_SIZE})$"})] | None,
+        Field(examples=["1024x1024"]),
+    ] = None
     """WIDTHxHEIGHT. A size that the model does not make well is made at the nearest one that it does, then scaled."""
     quality: Quality | None = None
     """Ignored: num_inference_steps sets it."""

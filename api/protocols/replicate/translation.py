@@ -22,7 +22,7 @@ _NAMES = {
     "image_input": "image",
     "image_prompt": "image",
 }
-_READ = frozenset({"aspect_ratio", "megapixels", *_NAMES})
+_READ = frozenset({"aspect_ratio", *_NAMES})
 _EVENTS = {
     "start": (WebhookEvent.STARTED,),
     "output": (WebhookEvent.SUCCEEDED,),
@@ -47,7 +47,8 @@ class PredictionCall:
         inputs = _with_sides({name: value for name, value in inputs.items() if value is not None})
         translation = Translation.of_known(inputs, _READ)
         fields = translation.fields
-        fields |= {ours: inputs[theirs] for theirs, ours in _NAMES.items() if theirs in inputs}
+        translation.rename(inputs, _NAMES)
+        translation.names.update({"webhook_url": "webhook", "webhook_events": "webhook_events_filter"})
         fields |= self._names.fields(self._model(body.get("version")))
         if fields.get("output_format") == "jpg":
             fields["output_format"] = "jpeg"

@@ -1,70 +1,67 @@
 // Starts the page: what it shows, the keys that work everywhere, and the event stream.
 import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
 import { addFiles, focusPrompt } from "./state/actions.js";
-import { loadRights, session } from "./state/api.js";
+import { sendJson, session } from "./state/api.js";
 import { connection, followEvents } from "./state/events.js";
 import { imageFiles } from "./state/images.js";
-import { cancel, followQueue, handleEvent, isUnfinished, jobs } from "./state/jobs.js";
-import { followModels, loadModels } from "./state/models.js";
-import { notifyProblem } from "./state/notices.js";
+import { cancel, followQueue, handleEvent, isUnfinished, jobs, openOfTab } from "./state/jobs.js";
+import { followModels } from "./state/models.js";
+import { notify, notifyProblem } from "./state/notices.js";
 import { useStore } from "./state/store.js";
 import { followTitle } from "./state/title.js";
 import { Create } from "./views/create.js";
 import { Gallery } from "./views/gallery.js";
 import { applyTheme, Header } from "./views/header.js";
 import { Help } from "./views/help.js";
+import { runKey } from "./views/keys.js";
 import { Login } from "./views/login.js";
-import { Announcer, Notices } from "./views/notices.js";
+import { Notices } from "./views/notices.js";
 import { Reader } from "./views/reader.js";
 import { Service } from "./views/service.js";
 import { Stage } from "./views/stage.js";
 import { Viewer } from "./views/viewer.js";
 
-let isFollowing = false;
-let reconnect = () => {};
-
+// Everything that the page shows first is asked for at once.
 function start() {
-  if (isFollowing) {
-    reconnect();
-    return loadModels().catch(notifyProblem);
-  }
-  isFollowing = true;
-  reconnect = followEvents(handleEvent);
+  const askForRights = () => session.get().rights || sendJson("/api/key").then((rights) => session.set({ rights }), () => {});
+  askForRights();
+  jobs.subscribe(followEvents(handleEvent, () => openOfTab(jobs.get()).length > 0));
   followModels().catch(notifyProblem);
   followTitle();
   followQueue();
-  // What the key may do is asked again if the service was away.
-  connection.subscribe(() => connection.get().isOnline && !session.get().rights && loadRights().catch(() => {}));
-}
-
-// Everything that the page shows first is asked for at once.
-function startUnlocked() {
-  if (session.get().isLocked) return;
-  loadRights().catch(() => {});
-  start();
+  connection.subscribe(() => connection.get().isOnline && askForRights());
 }
 
 function App() {
   const isLocked = useStore(session, (state) => state.isLocked);
-  const hash = useHash();
+  const [hash, setHash] = useHash();
   const [isHelping, setHelping] = useState(false);
   const [dropped, setDropped] = useState(null);
   usePageKeys(() => setHelping(true));
   useFiles(setDropped);
-  if (isLocked) return html`<${Login} onLogin=${start} /><${Announcer} />`;
+  if (isLocked) return html`<${Login} /><${Notices} />`;
   const place = hash.startsWith("#/service") ? "#/service" : "#/";
   return html`<${Header} place=${place} onHelp=${() => setHelping(true)} />
-    ${place === "#/" ? html`<${Studio} hash=${hash} />` : html`<${Service} />`}
+    ${place === "#/" ? html`<${Studio} hash=${hash} setHash=${setHash} />` : html`<${Service} />`}
     ${dropped && html`<${Reader} file=${dropped} onClose=${() => setDropped(null)} />`}
     ${isHelping && html`<${Help} onClose=${() => setHelping(false)} />`}
-    <${Notices} /><${Announcer} />`;
+    <${Notices} />`;
 }
 
-function Studio({ hash }) {
+function Studio({ hash, setHash }) {
+  // The viewer is a place of its own, so that going back closes it, and closing it goes back.
+  const show = (to, change) => {
+    history[change]({ isOpened: change === "pushState" || history.state?.isOpened }, "", to);
+    setHash(to);
+  };
+  const open = (job, index) => show(`#/job/${job}/${index}`, "pushState");
+  const move = (to) => show(`#/job/${to.id}/${to.index}`, "replaceState");
+  const close = () => {
+    if (!history.state?.isOpened) return show("#/", "replaceState");
+    setHash("#/");
+    history.back();
+  };
   const [, id, index] = /^#\/job\/([0-9a-f-]{36})\/(\d+)$/.exec(hash) ?? [];
-  const open = (job, at) => history.pushState(null, "", `#/job/${job}/${at}`) ?? dispatchEvent(new HashChangeEvent("hashchange"));
-  const move = (to) => location.replace(`#/job/${to.id}/${to.index}`);
-  const close = () => location.hash.startsWith("#/job/") && location.replace("#/");
   return html`<main class="studio">
     <h1 class="visually-hidden">Studio</h1>
     <${Stage} onOpen=${open} />
@@ -80,19 +77,16 @@ function useHash() {
     const update = () => setHash(location.hash);
     return listen(window, { hashchange: update, popstate: update });
   }, []);
-  return hash;
+  return [hash, setHash];
 }
 
 function usePageKeys(showHelp) {
   useEffect(() => {
     const onKeyDown = (event) => {
       const isField = event.target.matches("input, textarea, select, dialog *");
-      if (event.key === "Escape" && !event.target.closest("dialog")) return cancelCurrent();
-      if (isField || event.ctrlKey || event.metaKey || event.altKey) return;
-      const keys = { "?": showHelp, "/": () => document.getElementById("search")?.focus(), p: focusPrompt };
-      if (!keys[event.key]) return;
-      event.preventDefault();
-      keys[event.key]();
+      const hasOwnEscape = event.isComposing || event.target.closest("select, [type=search]") || document.querySelector("dialog[open]");
+      if (event.key === "Escape" && !hasOwnEscape) return cancelCurrent();
+      if (!isField) runKey(event, { "?": showHelp, "/": () => document.getElementById("search")?.focus(), p: focusPrompt });
     };
     return listen(document, { keydown: onKeyDown });
   }, []);
@@ -106,17 +100,21 @@ function cancelCurrent() {
 // A dropped file is read first; a pasted one becomes an input.
 function useFiles(setDropped) {
   useEffect(() => {
+    const hasFiles = (event) => event.dataTransfer.types.includes("Files");
+    const onDragOver = (event) => hasFiles(event) && event.preventDefault();
     const onDrop = (event) => {
+      if (!hasFiles(event)) return;
       event.preventDefault();
-      const [file] = imageFiles(event.dataTransfer);
-      if (file && event.target.closest?.(".inputs")) addFiles(imageFiles(event.dataTransfer));
-      else if (file) setDropped(file);
+      const files = imageFiles(event.dataTransfer);
+      if (!files.length) notify("Only images can be dropped here.", { isError: true });
+      else if (event.target.closest?.(".inputs")) addFiles(files);
+      else setDropped(files[0]);
     };
     const onPaste = (event) => {
       const files = imageFiles(event.clipboardData);
       if (files.length) addFiles(files);
     };
-    return listen(document, { drop: onDrop, dragover: (event) => event.preventDefault(), paste: onPaste });
+    return listen(document, { drop: onDrop, dragover: onDragOver, paste: onPaste });
   }, []);
 }
 
@@ -127,5 +125,5 @@ function listen(target, handlers) {
 }
 
 applyTheme();
-startUnlocked();
+if (!session.get().isLocked) start();
 render(html`<${App} />`, document.getElementById("app"));

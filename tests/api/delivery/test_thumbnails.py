@@ -22,17 +22,17 @@ def thumbnail_path(job: dict[str, Any], index: int = 0) -> str:
     return f"{job['links']['self']}/images/{index}?width=320"
 
 
-def test_a_thumbnail_is_a_small_webp_with_the_proportions_of_the_image(null: Stack, large: dict[str, Any]) -> None:
+def test_a_thumbnail_is_a_small_jpeg_with_the_proportions_of_the_image(null: Stack, large: dict[str, Any]) -> None:
     answer = null.api.get(thumbnail_path(large))
 
     image = Image.open(io.BytesIO(answer.content))
-    assert answer.headers["content-type"] == "image/webp"
-    assert (image.format, image.size) == ("WEBP", (320, 480))
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert (image.format, image.size) == ("JPEG", (320, 480))
     assert answer.content == stored(null, large).read_bytes()
 
 
 def stored(stack: Stack, job: dict[str, Any]) -> Path:
-    (path,) = stack.outputs.rglob(f"{job['id']}-0-320.webp")
+    (path,) = stack.outputs.rglob(f"{job['id']}-0-320.jpeg")
     return path
 
 
@@ -76,7 +76,7 @@ def test_thumbnails_are_as_private_as_images(alice: Client, bob: Client, strange
 
     assert_problem(bob.get(thumbnail_path(job)), 404, "job-not-found")
     assert_problem(stranger.get(thumbnail_path(job)), 401, "unauthorized")
-    assert stranger.get(f"{thumbnail_path(job)}&{signed}").headers["content-type"] == "image/webp"
+    assert stranger.get(f"{thumbnail_path(job)}&{signed}").headers["content-type"] == "image/jpeg"
 
 
 def test_a_withheld_image_has_no_thumbnail(null: Stack) -> None:
@@ -84,7 +84,7 @@ def test_a_withheld_image_has_no_thumbnail(null: Stack) -> None:
 
     assert_problem(null.api.get(thumbnail_path(job)), 404, "image-not-found")
     assert list(null.outputs.rglob(f"{job['id']}-0*")) == []
-    assert null.api.get(thumbnail_path(job, 1)).headers["content-type"] == "image/webp"
+    assert null.api.get(thumbnail_path(job, 1)).headers["content-type"] == "image/jpeg"
 
 
 def test_reused_images_have_thumbnails(stack: Stack) -> None:

@@ -8,6 +8,7 @@ import pytest
 import requests
 
 from tests.stack import Api, Stack, valkey_server
+from tests.support.polling import wait_until
 
 BODY = {"prompt": "x", "seed": 1}
 
@@ -83,18 +84,19 @@ def test_each_backend_has_its_own_queue_limit(stack: Stack) -> None:
 def test_a_queued_job_has_its_position_and_estimated_wait(stack: Stack) -> None:
     stack.start_worker("null", SD_BACKENDS="null")
     api = stack.start_api(SD_BACKENDS="null")
-    seconds = api.post(
-        "/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}}
-    ).elapsed.total_seconds()
-    slow = {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": {"seconds": 30}}}
+    api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
+    # The estimate for a job is what those before it took; the one that runs knows better.
+    slow = {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": {"seconds": 300}}}
 
     jobs = [api.post("/api/jobs", slow).json() for _ in range(3)]
-    queued = api.get(jobs[-1]["links"]["self"]).json()
+    path = jobs[-1]["links"]["self"]
+    wait_until(lambda: api.get(path).json()["estimated_wait_seconds"] > 100)
+    queued = api.get(path).json()
     for job in jobs:
         api.delete(job["links"]["self"])
 
-    assert queued["queue_position"] in (1, 2)
-    assert queued["estimated_wait_seconds"] == pytest.approx(queued["queue_position"] * seconds, rel=0.5)
+    assert queued["queue_position"] == 1
+    assert queued["estimated_wait_seconds"] < 1000
     assert api.all_events(jobs[-1]["id"])[-1].data["estimated_wait_seconds"] is None
 
 

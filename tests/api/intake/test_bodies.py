@@ -1,4 +1,4 @@
-"""Size limits and content types of bodies."""
+"""Size limits, content types and encodings of bodies, and what brackets mean in forms."""
 
 import base64
 import gzip
@@ -9,7 +9,7 @@ from http.client import HTTPConnection
 import pytest
 import requests
 
-from tests.api.images import encoded, scene
+from tests.api.images import PROMPT, encoded, scene
 from tests.api.problem import assert_problem
 from tests.api.wire import send_raw
 from tests.stack import Api, Stack
@@ -89,6 +89,16 @@ def test_only_json_is_accepted(api: Api, content_type: str | None) -> None:
     assert_problem(answer, 415, "unsupported-media-type")
 
 
+@pytest.mark.parametrize("encoding", ["latin-1", "utf-16", "utf-8-sig"])
+def test_the_encoding_is_explained(api: Api, encoding: str) -> None:
+    body = '{"prompt": "ein Bär"}'.encode(encoding)
+
+    answer = requests.post(f"{api.url}/api/jobs", data=body, headers=JSON, timeout=30)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"] == "The body must be text in UTF-8, without a byte order mark."
+
+
 def test_json_with_a_charset_is_json(api: Api) -> None:
     headers = {"content-type": "Application/JSON; charset=utf-8"}
 
@@ -101,3 +111,39 @@ def test_a_missing_body_is_refused(api: Api) -> None:
     answer = requests.post(f"{api.url}/api/jobs", headers=JSON, timeout=30)
 
     assert_problem(answer, 422, "invalid-request")
+
+
+def test_lists_and_objects_in_a_form_may_be_in_brackets(null: Stack) -> None:
+    form = [
+        *({**PROMPT, "metadata[order]": "7", "metadata[a b]": "c"}.items()),
+        *(("loras[][name]", name) for name in ("ink", "wash")),
+        *(("loras[][scale]", "0.5") for _ in range(2)),
+        *(("webhook_events[]", event) for event in ("started", "succeeded")),
+        ("webhook_url", "https://example.com/"),
+    ]
+    url, files = f"{null.api.url}/api/img2img", {"image": ("a.png", SCENE)}
+
+    job = requests.post(url, data=form, files=files, timeout=60).json()
+
+    assert job["metadata"] == {"order": "7", "a b": "c"}
+    assert job["request"]["loras"] == [{"name": "ink", "scale": 0.5}, {"name": "wash", "scale": 0.5}]
+    assert job["webhook"]["events"] == ["started", "succeeded", "failed"]
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        [("loras[][name]", "a"), ("loras[][name]", "b"), ("loras[][scale]", "1")],
+        [("loras[0][name]", "a"), ("loras[1][name]", "b")],
+        [("metadata[a][b]", "c")],
+        [("metadata[a]", "b"), ("metadata[a]", "c")],
+    ],
+    ids=str,
+)
+def test_what_brackets_leave_open_is_asked_for_as_json(null: Stack, form: list[tuple[str, str]]) -> None:
+    url, files = f"{null.api.url}/api/img2img", {"image": ("a.png", SCENE)}
+
+    answer = requests.post(url, data=[*PROMPT.items(), *form], files=files, timeout=60)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"].endswith("must be a single field with JSON as its text.")

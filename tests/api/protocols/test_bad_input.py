@@ -2,6 +2,7 @@
 
 import base64
 import json
+import re
 import socket
 from typing import Any
 
@@ -64,7 +65,15 @@ def refusal(answer: requests.Response, status: int, code: str, param: str | None
 def test_a_wrong_parameter_is_named(api: Api, fields: dict[str, Any], param: str) -> None:
     answer = api.post(GENERATIONS, {"prompt": "x", **fields})
 
-    assert param in refusal(answer, 400, "invalid-request", param) or param in ("n", "size")
+    message = refusal(answer, 400, "invalid-request", param)
+    assert re.search(rf"\b{param}\b", message), message
+    assert not re.search("num_images|width|height|invalid format", message), message
+
+
+def test_an_image_may_be_an_object_with_its_address(api: Api) -> None:
+    answer = api.post(EDITS, {"prompt": "x", "image": {"image_url": f"data:image/png;base64,{IMAGE}"}})
+
+    assert answer.status_code == 200
 
 
 @pytest.mark.parametrize("image", ["nonsense", HTML, IMAGE[:100] + "====", base64.b64encode(b"%PDF-1.7").decode()])

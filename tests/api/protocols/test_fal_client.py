@@ -104,10 +104,12 @@ def test_a_request_can_be_cancelled(fal: FalProgram) -> None:
 
 def test_sizes_and_images_have_the_names_of_fal(fal: FalProgram) -> None:
     (result,) = fal.run(
-        "show(fal_client.run('imagegen/null', arguments={'prompt': 'x', 'image_size': 'landscape_4_3'}))"
+        "show(fal_client.run('imagegen/null', arguments={'prompt': 'x', 'image_size': 'landscape_4_3', "
+        "'sync_mode': True, 'acceleration': 'high'}))"
     )
 
     assert (result["images"][0]["width"], result["images"][0]["height"]) == (1024, 768)
+    assert {"sync_mode", "acceleration"} <= {warning.split()[0] for warning in result["warnings"]}
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -136,9 +137,20 @@ def test_results_stay_below_what_clients_accept(api: Api, size: str) -> None:
 
     assert len(shown.model_dump_json()) < MAX_RESULT_BYTES
     preview = image_of(shown)
-    assert preview.format == "WEBP"
+    assert preview.format == "JPEG"
     assert max(preview.size) <= 768
     assert f"/api/jobs/{job_id_of(made)}/images/0" in texts(shown)
+
+
+def test_a_withheld_image_is_not_counted(api: Api) -> None:
+    body = {"prompt": "x", "num_images": 2, "metadata": {"simulate": {"flag": 1}}}
+    job = api.post("/api/txt2img", body).json()
+
+    told = texts(call(api, "wait_for_job", job_id=job["id"]))
+
+    assert "made 1 of 2 images" in told
+    assert "Image 0:" not in told
+    assert "Warning: the safety checker rejected 1 of 2 images" in told
 
 
 def test_a_long_job_goes_on_and_can_be_waited_for_and_cancelled(idle: Stack) -> None:
@@ -226,6 +238,25 @@ def test_clients_that_start_a_program_reach_the_service_through_the_command_line
 
     result = asyncio.run(run())
     assert "seed 5" in texts(result)
+
+
+def test_ctrl_c_ends_the_program_while_its_client_says_nothing(api: Api) -> None:
+    command = [sys.executable, "-m", "compose.cli", "mcp", "--url", api.url]
+    hello = {"protocolVersion": "2025-11-25", "capabilities": {}, "clientInfo": {"name": "x", "version": "1"}}
+    request = {"jsonrpc": "2.0", "id": 1, "method": "initialize", "params": hello}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as program:
+        assert program.stdin is not None
+        assert program.stdout is not None
+        program.stdin.write(f"{json.dumps(request)}\n")
+        program.stdin.flush()
+        assert json.loads(program.stdout.readline())["result"]["serverInfo"]["name"] == "imagegen"
+
+        program.send_signal(signal.SIGINT)
+
+        try:
+            assert program.wait(60) == -signal.SIGINT
+        finally:
+            program.kill()
 
 
 def test_the_sdk_is_not_loaded_before_the_first_client() -> None:

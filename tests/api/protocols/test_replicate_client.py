@@ -87,6 +87,7 @@ def test_names_of_other_models_inputs_are_understood(client: replicate.Client) -
         "guidance": 5.0,
         "output_format": "jpg",
         "go_fast": True,
+        "megapixels": "0.25",
     }
     prediction = client.models.predictions.create("imagegen/starter", inputs, wait=True)
 
@@ -96,6 +97,7 @@ def test_names_of_other_models_inputs_are_understood(client: replicate.Client) -
     assert (prediction.input["guidance_scale"], prediction.input["num_images"]) == (5.0, 2)
     assert prediction.logs is not None
     assert "go_fast" in prediction.logs
+    assert "megapixels" in prediction.logs
 
 
 def test_a_size_is_two_sides(client: replicate.Client) -> None:
@@ -200,6 +202,9 @@ def test_models_are_listed_for_both_kinds_of_readers(client: replicate.Client) -
         ({"prompt": "x", "aspect_ratio": "wide"}, "aspect_ratio must be two numbers"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x", "num_inference_steps": 0}, "num_inference_steps"),
+        ({"prompt": "x", "num_outputs": 50}, "num_outputs: at most"),
+        ({"prompt": "x", "num_images": 50}, "num_images: at most"),
+        ({"prompt": "x", "guidance": "much"}, "guidance must be a number"),
         ({"prompt": "x", "image": "not an image"}, "image"),
     ],
 )

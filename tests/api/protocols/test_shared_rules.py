@@ -2,9 +2,12 @@
 
 import base64
 
+import httpx
 import openai
 import pytest
+import replicate
 import requests
+from replicate.exceptions import ReplicateError
 
 from shared.jobs.types import ApiProtocol
 from tests.api.clients import ALICE, BOB, Client
@@ -93,6 +96,21 @@ def test_two_keys_with_equal_bodies_never_share_a_job(keyed: Stack) -> None:
 def test_a_wrong_key_raises_what_the_client_expects(keyed: Stack) -> None:
     with openai_for(keyed.api.url, "wrong") as client, pytest.raises(openai.AuthenticationError, match="API key"):
         client.images.generate(prompt="x")
+
+
+def test_errors_of_paths_that_two_protocols_have_are_explained_to_the_clients_of_both(keyed: Stack) -> None:
+    url = keyed.api.url
+    with httpx.HTTPTransport() as transport:
+        stranger = replicate.Client(base_url=url, api_token="wrong", transport=transport)
+        with pytest.raises(ReplicateError, match="Send a valid API key"):
+            stranger.run("imagegen/null", input={"prompt": "x"})
+        with pytest.raises(ReplicateError, match="perhaps you mean null"):
+            replicate.Client(base_url=url, api_token=ALICE, transport=transport).models.get("imagegen/nul")
+    # The AI SDK reads no errors with another `error`.
+    refused = requests.post(f"{url}/v1/models/imagegen/null/predictions", json={"input": {"prompt": "x"}}, timeout=30)
+    assert (refused.status_code, refused.json()["code"], "error" in refused.json()) == (401, "unauthorized", False)
+    with openai_for(url, ALICE) as client, pytest.raises(openai.NotFoundError, match="perhaps you mean null"):
+        client.models.retrieve("imagegen/nul")
 
 
 def test_links_of_another_protocol_are_signed(keyed: Stack) -> None:

@@ -1,13 +1,16 @@
+import signal
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+import requests
 from PIL import Image
 
 from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import Launched
 from tests.stack import Process, free_port
+from tests.support.polling import wait_until
 from tests.worker.images.image_checks import pixels
 
 
@@ -27,6 +30,25 @@ def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
 
     assert command.exit_code == 1
     assert "/width: must be between 16 and 4096" in command.output
+
+
+def test_ctrl_c_cancels_the_job_of_generate(service: Launched) -> None:
+    def jobs(state: str) -> list[str]:
+        listed = requests.get(f"{service.url}/api/jobs", {"state": state, "q": "interrupted"}, timeout=10).json()
+        return [job["id"] for job in listed["jobs"]]
+
+    # The only worker is busy, so the job of `generate` waits.
+    busy = {"prompt": "x", "metadata": {"simulate": {"seconds": 60}}}
+    held = requests.post(f"{service.url}/api/jobs", json=busy, timeout=10).json()["links"]["self"]
+    command = service.cli("generate", "interrupted")
+    wait_until(lambda: jobs("queued") != [])
+
+    command.send(signal.SIGINT)
+
+    assert command.wait() == 130
+    assert command.output.split() == ["The", "job", "was", "cancelled."]
+    assert len(jobs("cancelled")) == 1
+    requests.delete(service.url + held, timeout=10)
 
 
 def test_generate_without_a_service_says_how_to_start_it(service: Launched) -> None:

@@ -6,14 +6,18 @@ import pty
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stdout, suppress
+from io import StringIO
 from pathlib import Path
 
 import requests
+from rich.console import Console
 
+from compose.cli.terminal import create_console, create_table
 from compose.launcher.log_files import NAME
 from tests.compose.conftest import Launched
 from tests.stack import Process, Stack, free_port
+from tests.support.polling import wait_until
 
 
 def logs(service: Launched, *options: str) -> list[str]:
@@ -25,6 +29,8 @@ def logs(service: Launched, *options: str) -> list[str]:
 def test_logs_are_filtered_by_process_and_job(service: Launched) -> None:
     job = service.generate().json()["id"]
 
+    # The worker logs the end after it has recorded it, which the answer waits for.
+    wait_until(lambda: logs(service, "worker-null", "--job", job))
     lines = logs(service, "worker-null", "--job", job)
 
     assert len(lines) == 1
@@ -61,6 +67,17 @@ def test_logs_of_an_unknown_process_or_before_the_first_start(service: Launched,
     assert (unknown.exit_code, nothing.wait()) == (1, 1)
     assert "There is no process wroker: choose among imagegen, redis, api," in unknown.output
     assert "imagegen up" in nothing.output
+
+
+def test_logs_that_cannot_be_read_are_not_taken_for_empty_ones(tmp_path: Path) -> None:
+    # Instead of a file of another user, which root may read.
+    file = tmp_path / "data/logs" / NAME
+    file.mkdir(parents=True)
+
+    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path)
+
+    assert process.wait() == 1
+    assert process.output == f"data/logs/{NAME}: Is a directory."
 
 
 def test_logs_contain_no_control_characters(tmp_path: Path) -> None:
@@ -100,6 +117,21 @@ def test_status_lists_backends_and_workers(service: Launched) -> None:
     assert backend.split()[:2] == ["null", "ready"]
     assert any(line.startswith("null@") and "ready" in line for line in result.output.splitlines())
     assert "flux-local" not in result.output, "unconfigured backends are hidden"
+
+
+def test_tables_are_not_cut_on_narrow_terminals_nor_broken_in_pipes() -> None:
+    name = "black-forest-labs/FLUX.2-klein-4B"
+    table = create_table("model", "state")
+    state = "broken: the file of its weights is incomplete"
+    table.add_row(name, state)
+    narrow, piped = StringIO(), StringIO()
+
+    Console(file=narrow, width=30).print(table)
+    with redirect_stdout(piped):
+        create_console().print(table)
+
+    assert "…" not in narrow.getvalue()
+    assert piped.getvalue().splitlines()[1] == f"{name}  {state}"
 
 
 def test_status_as_json(service: Launched) -> None:

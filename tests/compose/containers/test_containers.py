@@ -148,7 +148,8 @@ def test_redis_is_configured_as_the_embedded_server(tmp_path: Path) -> None:
     script = SERVICES["redis"]["command"][-1]
     options = services.redis_server(LauncherSettings(), tmp_path / "socket").command
 
-    for name in ("appendonly", "appendfsync", "save", "maxmemory-policy", "stream-node-max-bytes"):
+    memory = "stream-node-max-bytes", "hash-max-listpack-value"
+    for name in ("appendonly", "appendfsync", "save", "maxmemory-policy", *memory):
         value = options[options.index(f"--{name}") + 1] or '""'
         assert f"{name} {value}\n" in script
     assert "requirepass $$REDISCLI_AUTH" in script

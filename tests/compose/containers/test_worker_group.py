@@ -13,6 +13,7 @@ from compose.container import worker_group
 from compose.container.worker_group import WorkerGroup
 from shared.jobs.types import Backend
 from shared.workers.gpus import worker_slots
+from tests.stack import Process
 from tests.support.polling import wait_until
 
 #: Stands for a worker: says what it was given, touches its file, and ends with the code in a file named by its device.
@@ -85,3 +86,10 @@ def test_with_one_gpu_the_container_becomes_its_worker(monkeypatch: pytest.Monke
     ((command, environment),) = became
     assert command == worker_group.command("flux-local")
     assert environment == {"SD_BACKEND": "flux-local", "A": "b"}
+
+
+def test_a_misspelt_backend_is_named_in_one_sentence(tmp_path: Path) -> None:
+    process = Process([sys.executable, "-m", "compose.container.worker_group"], tmp_path, SD_BACKEND="sdd")
+
+    assert process.wait() == 1
+    assert process.output.startswith("SD_BACKEND is wrong: must be one of")

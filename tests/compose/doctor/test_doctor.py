@@ -60,7 +60,7 @@ def test_a_running_service_passes(service: Launched) -> None:
     checks = findings_by_check(process)
     assert checks["ports"] == [
         ("ok", f"The API responds on port {service.port}."),
-        ("ok", f"The dashboard responds on port {service.flower_port}."),
+        ("ok", f"Flower responds on port {service.flower_port}."),
     ]
     assert checks["workers"] == [("ok", "Workers of null: 1; jobs queued: 0.")]
     assert "append-only, without eviction" in checks["redis"][0][1]

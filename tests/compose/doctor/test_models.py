@@ -79,7 +79,7 @@ def test_the_hugging_face_token_is_verified_with_the_hub(
         (Reply(body={"credits": 123.5}), "ok", "123.5 credits are left"),
         (Reply(body={"credits": 3}), "warning", "only 3 credits"),
         (Reply(body={"credits": 0}), "problem", "402"),
-        (Reply(body=["nonsense"]), "warning", "no format_bytes credits"),
+        (Reply(body=["nonsense"]), "warning", "no readable number of credits"),
         (refused(402), "problem", "402"),
         (refused(403, "Not authenticated"), "problem", "refuses SD_BFL_API_KEY (HTTP 403)"),
         (refused(422, "Invalid API key format"), "problem", "refuses SD_BFL_API_KEY (HTTP 422)"),

@@ -101,7 +101,7 @@ class Troubles:
     def refused_token(self) -> Installation:
         return installation(self.folder, huggingface_token="hf_short")
 
-    def open_doors(self) -> Installation:
+    def open_to_the_network(self) -> Installation:
         return installation(self.folder, host="0.0.0.0")
 
 
@@ -117,10 +117,10 @@ TROUBLES: dict[str, Trouble] = {
     "503, `upstream-unavailable`": Troubles.unreachable_cloud,
     "503, `store-unavailable`; jobs are gone after a restart": Troubles.forgetful_redis,
     "507, `storage-full`": Troubles.full_disk,
-    "images are not cleared away, though retention is set": Troubles.images_of_another_installation,
-    "webhooks are refused as too old, image links lapse at once": Troubles.wrong_clock,
-    "a model cannot be had, though its terms were accepted": Troubles.refused_token,
-    "the service does not start on `SD_HOST=0.0.0.0`": Troubles.open_doors,
+    "images are not deleted, though retention is set": Troubles.images_of_another_installation,
+    "webhooks are refused as too old, image links expire at once": Troubles.wrong_clock,
+    "a model cannot be downloaded, though its terms were accepted": Troubles.refused_token,
+    "the service does not start on `SD_HOST=0.0.0.0`": Troubles.open_to_the_network,
 }
 
 

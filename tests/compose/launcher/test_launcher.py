@@ -23,6 +23,7 @@ def test_one_command_starts_a_service_that_generates_images(service: Launched) -
 
     assert response.json()["state"] == "succeeded"
     assert "/api/txt2img" in service.launcher.output
+    assert f"Studio     http://localhost:{service.port}\n" in service.launcher.output
     assert (service.folder / "outputs").is_dir()
 
 
@@ -37,6 +38,8 @@ def test_a_start_waits_for_no_module_of_other_commands_and_processes() -> None:
 
 def test_the_dashboard_shows_the_worker(service: Launched) -> None:
     wait_until(lambda: "null@" in requests.get(f"http://127.0.0.1:{service.flower_port}/workers", timeout=10).text)
+    studio = requests.get(service.url, headers={"accept": "text/html"}, timeout=10).text
+    assert f'data-flower-port="{service.flower_port}"' in studio
 
 
 @pytest.fixture
@@ -132,8 +135,10 @@ def test_a_port_in_use_is_refused_in_one_sentence(service: Launched, launch: Lau
     assert "Traceback" not in other.launcher.output
 
 
-def test_two_services_never_share_a_data_folder(service: Launched, launch: Launch) -> None:
-    other = launch(SD_DATA_DIR=str(service.folder / "data"))
+@pytest.mark.parametrize("port", ["same", "other"])
+def test_two_services_never_share_a_data_folder(port: str, service: Launched, launch: Launch) -> None:
+    ports = {"SD_PORT": str(service.port)} if port == "same" else {}
+    other = launch(SD_DATA_DIR=str(service.folder / "data"), **ports)
 
     assert other.launcher.wait() == 1
     assert "already running with SD_DATA_DIR" in other.launcher.output

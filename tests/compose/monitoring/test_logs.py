@@ -58,6 +58,10 @@ def test_each_request_is_logged_without_its_query(entries: list[dict[str, Any]])
 
     assert [(entry["status"], entry["job_id"]) for entry in accesses] == list(zip((200, 507), ends, strict=True))
     assert all(entry["message"].startswith("POST /api/txt2img ") for entry in accesses)
+    assert [entry["message"].partition(" ms")[2] for entry in accesses] == [
+        "",
+        ": The device has too little memory for this size.",
+    ]
     assert all(entry["milliseconds"] > 0 for entry in accesses)
 
 

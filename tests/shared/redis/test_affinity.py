@@ -182,6 +182,13 @@ def test_jobs_that_this_worker_tried_are_left_out(queue: Queue) -> None:
     assert queue.next("a", tried=[first.id]) == second.id
 
 
+def test_any_number_of_jobs_of_another_machine_hides_none_of_this_one(queue: Queue) -> None:
+    queue.submit(*["theirs"] * 300)
+    ours, _ = queue.submit("ours", "ours")
+
+    assert queue.next("ours", tried={"theirs"}) == ours.id
+
+
 def test_a_long_queue_is_read_only_as_far_as_needed(queue: Queue) -> None:
     queue.submit(*["a"] * 300, "b")
 

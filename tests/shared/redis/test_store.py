@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
 
 import pytest
 import redis
@@ -13,8 +14,10 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, Store, async_connections, connect
 from shared.workers.devices import DeviceMemory
+from shared.workers.models import ModelRecords
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.stack import valkey_server
+from tests.support.redis_double import redis_double
 from worker.records.heartbeat import Heartbeat
 
 #: What makes a server refuse to write, and what makes it write again.
@@ -45,17 +48,61 @@ def client(url: str) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
 def test_a_server_that_cannot_write_is_unavailable_until_it_can(client: redis.Redis, fault: str, cure: str) -> None:
-    store, beat = Store(client), Workers("store:").heartbeat(worker())
+    store, write = Store(client), ModelRecords("store:").begin_load(Backend.NULL, "model", "revision")
     client.execute_command(*fault.split())
     try:
         with pytest.raises(StoreUnavailable):
-            store.run(beat)
+            store.run(write)
         with pytest.raises(StoreUnavailable):
-            store.run_all([beat, beat])
+            store.run_all([write, write])
     finally:
         client.execute_command(*cure.split())
 
-    assert store.run(beat)
+    assert store.run(write)
+
+
+@pytest.mark.parametrize(("word", "connections"), [("OOM", 1), ("NOREPLICAS", 1), ("MISCONF", 1), ("READONLY", 2)])
+def test_errors_of_scripts_before_redis_7_are_understood(word: str, connections: int) -> None:
+    """As Redis 6.2 sends them."""
+    error = f"ERR Error running script (call to f_61c2): @user_script:192: @user_script: 192: -{word} It cannot write."
+
+    async def write() -> int:
+        async with redis_double(lambda *_: f"-{error}\r\n".encode()) as server:
+            store = AsyncStore(async_connections(server.url))
+            with pytest.raises(StoreUnavailable):
+                await store.run(WRITE)
+            await store.aclose()
+            return server.connections
+
+    assert asyncio.run(write()) == connections
+
+
+def test_a_server_that_has_become_a_replica_is_left_for_its_successor(tmp_path: Path) -> None:
+    """A failover behind one name: what was connected before goes on to be connected to the old server."""
+    name = tmp_path / "redis"
+    with valkey_server(tmp_path) as old, valkey_server(tmp_path) as new:
+        name.symlink_to(old.removeprefix("unix://"))
+        stores = [Store(connect(f"unix://{name}")) for _ in range(2)]
+        for store in stores:
+            assert store.run(WRITE)
+
+        async def write_before_and_after() -> bool:
+            store = AsyncStore(async_connections(f"unix://{name}"))
+            try:
+                await store.run(WRITE)
+                connect(old).execute_command("REPLICAOF", "127.0.0.1", "1")
+                name.unlink()
+                name.symlink_to(new.removeprefix("unix://"))
+                return await store.run(WRITE)
+            finally:
+                await store.aclose()
+
+        assert asyncio.run(write_before_and_after())
+        with pytest.raises(StoreUnavailable):
+            stores[0].run(WRITE)
+        with pytest.raises(StoreUnavailable):
+            stores[1].run_all([WRITE, WRITE])
+        assert all(store.run(WRITE) for store in stores)
 
 
 def test_an_idle_connection_that_the_server_closed_is_reopened(url: str, client: redis.Redis) -> None:

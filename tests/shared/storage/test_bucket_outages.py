@@ -16,6 +16,7 @@ import trustme
 
 from compose.doctor.findings import Level
 from shared.errors import ConfigurationError, StorageUnavailable
+from shared.settings.explanations import install_command
 from shared.storage.images import ImageStore
 from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
@@ -182,7 +183,7 @@ def test_a_process_explains_a_wrong_bucket_in_one_sentence(stack: Stack, server:
     # On a busy machine, a thread of the library may complain afterwards that the process ends.
     assert "SD_OUTPUT_URL is wrong: the bucket does not exist." in api.lines
     assert "Traceback" not in api.output
-    assert without_library.lines[-1] == "SD_OUTPUT_URL requires another package: pip install 'imagegen[s3]'."
+    assert without_library.lines[-1] == f"SD_OUTPUT_URL requires another package: {install_command('s3')}"
 
 
 def test_a_storage_that_is_unreachable_at_the_start_is_used_later(server: UnreliableS3Server, tmp_path: Path) -> None:

@@ -139,7 +139,8 @@ def test_images_of_a_killed_worker_are_reused_without_rendering_again(s3: S3Serv
         valkey.resume()
         store, jobs = Store(connect(valkey.url)), Jobs(stack.prefix)
         store.client.zadd(f"{stack.prefix}leases", {job_id: 1})
-        Reaper(store, jobs, JobHousekeeping(stack.prefix), JobRecovery(store, jobs)).reap()
+        reaper = Reaper(store, jobs, JobHousekeeping(stack.prefix), JobRecovery(store, jobs))
+        assert [reaper.reap(), reaper.reap()] == [0, 1]
         stack.start_worker("null")
 
         job = stack.api.wait_until_done(job_id)

@@ -8,7 +8,7 @@ import pytest
 
 from shared.errors import ConfigurationError, ModelNotFound, ModelUnavailable, OutOfMemory
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import OnLoad, Sizes
 from worker.engines.held_models import HeldModel, Load, total_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget
@@ -63,7 +63,7 @@ class Store:
     def _sizes(self, model: str, size: int) -> Sizes:
         return {COMMON: COMMON_SIZE, model: size - COMMON_SIZE} if model in ("d", "e") else {model: size}
 
-    def load(self, model: str, on_load: OnLoad) -> Engine:
+    def load(self, model: str, on_load: OnLoad) -> Weights:
         if self.errors:
             raise self.errors.pop()
         on_load(SIZES[model] // 2, SIZES[model])

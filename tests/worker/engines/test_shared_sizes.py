@@ -42,3 +42,16 @@ def test_a_model_in_main_memory_inherits_parts_of_one_that_leaves_if_they_fit_th
     models.unload("e")
 
     assert models.loaded == loaded
+
+
+def test_idle_models_with_parts_in_common_leave_together_where_none_can_inherit_them() -> None:
+    budget = FixedBudget(14, has_device_memory=True, free_main_memory=lambda: available[0])
+    reports, available = Reports(), [1 << 40]
+    models = LoadedModels(Store(), budget, reports, keep_alive_seconds=0, clock=Clock())
+    use(models, "d", "a", "e")
+    available[0] = 0
+
+    models.expire()
+
+    assert models.loaded == set()
+    assert sorted(reports.evicted_names) == ["a", "d", "e"]

@@ -33,8 +33,13 @@ class HousekeeperBench(Bench):
         """As if its worker had not renewed the lease for too long."""
         self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
 
+    def reaper(self) -> Reaper:
+        return Reaper(self.store, self.jobs, self.housekeeping, JobRecovery(self.store, self.jobs))
+
     def reap(self) -> int:
-        return Reaper(self.store, self.jobs, self.housekeeping, JobRecovery(self.store, self.jobs)).reap()
+        """Two rounds: the first one only looks for expired leases. Returns how many jobs they handled."""
+        reaper = self.reaper()
+        return reaper.reap() + reaper.reap()
 
     def apply_retention(
         self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False

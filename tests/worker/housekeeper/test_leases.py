@@ -1,10 +1,24 @@
 """Stranded jobs: expired leases, missed deadlines and lost wake-ups, on real records."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime
 
+import pytest
+
+from shared.errors import StoreUnavailable
 from shared.jobs.operations import ProgressReply
+from shared.redis.store import Store, connect
 from tests.worker.housekeeper.conftest import DAY, HousekeeperBench
+from worker.housekeeper.leases import Reaper
 from worker.records.recovery import JobRecovery
+
+
+@contextmanager
+def unreachable(reaper: Reaper) -> Iterator[None]:
+    store, reaper.store = reaper.store, Store(connect("unix:///nowhere"))
+    yield
+    reaper.store = store
 
 
 def test_a_job_whose_lease_expired_is_requeued_and_wakes_a_worker(bench: HousekeeperBench) -> None:
@@ -25,6 +39,47 @@ def test_a_job_whose_lease_is_renewed_is_left_alone(bench: HousekeeperBench) -> 
 
     assert bench.reap() == 0
     assert bench.read(running) == running
+
+
+def test_a_lease_that_could_not_be_renewed_for_a_time_is_renewed_before_its_job_counts_as_lost(
+    bench: HousekeeperBench,
+) -> None:
+    """Redis was away, or the machine slept: all leases have expired, and the housekeeper looks first."""
+    running, reaper = bench.start(bench.submit()), bench.reaper()
+    for _ in range(3):
+        bench.expire_lease(running)
+        assert reaper.reap() == 0
+        assert bench.store.run(bench.jobs.report_progress(running)) is ProgressReply.CONTINUE
+        assert reaper.reap() == 0
+
+    assert bench.read(running) == running
+
+
+def test_a_round_that_could_not_look_proves_no_job_lost(bench: HousekeeperBench) -> None:
+    running, reaper = bench.start(bench.submit()), bench.reaper()
+    bench.expire_lease(running)
+    assert reaper.reap() == 0
+
+    with unreachable(reaper), pytest.raises(StoreUnavailable):
+        reaper.reap()
+
+    assert reaper.reap() == 0
+    assert reaper.reap() == 1
+
+
+@pytest.mark.parametrize("is_lost", [True, False], ids=["a lost worker", "a stopping worker"])
+def test_a_cancelled_job_does_not_run_again(bench: HousekeeperBench, *, is_lost: bool) -> None:
+    running = bench.start(bench.submit())
+    bench.store.run(bench.jobs.request_cancel(running.id))
+
+    if is_lost:
+        bench.expire_lease(running)
+        bench.reap()
+    else:
+        JobRecovery(bench.store, bench.jobs, worker="another worker").requeue(running.id)
+
+    assert bench.read(running).state == "cancelled"
+    assert bench.wake_ups() == 0
 
 
 def test_a_worker_that_lost_its_job_cannot_commit_it(bench: HousekeeperBench) -> None:

@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -10,8 +11,9 @@ import pytest
 from shared.storage.folder import FolderStore
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
+from tests.stack import valkey_server
 from tests.support.polling import wait_until
-from tests.worker.housekeeper.conftest import DAY, IMAGE, KEEP_ALL, HousekeeperBench
+from tests.worker.housekeeper.conftest import DAY, DELETE_ALL, IMAGE, KEEP_ALL, HousekeeperBench
 from worker.housekeeper.retention import RemovalCounts, RetentionRules, first_id_at
 
 
@@ -42,6 +44,18 @@ def test_young_unfinished_and_pinned_jobs_are_kept(bench: HousekeeperBench) -> N
     assert bench.read(young) == young
 
 
+def test_retention_frees_a_full_redis(tmp_path: Path) -> None:
+    with valkey_server(tmp_path) as url:
+        bench = HousekeeperBench(url, "full:", tmp_path / "outputs")
+        bench.run(bench.submit())
+        bench.store.client.config_set("maxmemory", 1)
+
+        assert bench.store.run(bench.housekeeping.take_turn("clear-away", 60))
+        removed = bench.apply_retention(DELETE_ALL, after=DAY)
+
+    assert (removed.jobs, removed.files) == (1, 1)
+
+
 def test_a_dry_run_deletes_nothing_and_counts_the_same(bench: HousekeeperBench) -> None:
     bench.run(bench.submit())
     rules = RetentionRules(DAY, DAY, None)
@@ -69,7 +83,7 @@ def test_the_oldest_images_are_deleted_if_all_take_too_much_space(bench: Houseke
 
 def test_thumbnails_are_deleted_with_their_images(bench: HousekeeperBench) -> None:
     job = bench.run(bench.submit(width=400, height=400))
-    assert sorted(path.name for path in bench.files) == [f"{job.id}-0-320.webp", f"{job.id}-0.png"]
+    assert sorted(path.name for path in bench.files) == [f"{job.id}-0-320.jpeg", f"{job.id}-0.png"]
 
     removed = bench.apply_retention(RetentionRules(None, DAY, None), after=2 * DAY)
 

@@ -3,15 +3,20 @@
 import hashlib
 import itertools
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 
 from shared.errors import OutOfMemory
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
-from shared.storage.images import image_name
-from tests.worker.bench import Bench, canvas, speckled
+from shared.redis.keys import Keys
+from shared.storage.folder import FolderStore
+from shared.storage.images import ImageStore, image_name
+from tests.support.polling import wait_until
+from tests.worker.bench import Bench, canvas, speckled, wake
 from worker.engines.base import JobWatch, Step
+from worker.engines.null import NullEngine
 from worker.images.values import RenderedImage
 
 
@@ -31,6 +36,25 @@ def test_images_that_a_lost_worker_stored_are_recorded_and_not_rendered_again(be
 
     assert (done.state, done.attempt) == ("succeeded", 2)
     assert [file.name for file in bench.files] == [f"{done.id}-0.png"]
+
+
+def test_a_job_keeps_its_lease_while_its_stored_images_cannot_be_read(bench: Bench) -> None:
+    """A storage that is away is waited for, and the job counts as lost after ten seconds without a renewal."""
+    queued = bench.lose_worker_before_recording(bench.submit())
+
+    def lease() -> float:
+        score: Any = bench.store.client.zscore(Keys(bench.prefix).leases, queued.id)
+        return float(score)
+
+    class SlowStore(FolderStore):
+        def read(self, name: str) -> bytes | None:
+            granted = lease()
+            wait_until(lambda: lease() > granted, seconds=20)
+            return super().read(name)
+
+    wake(bench.runner(NullEngine(), ImageStore(SlowStore(bench.folder))))
+
+    assert (bench.read(queued).state, bench.read(queued).attempt) == ("succeeded", 2)
 
 
 def test_a_truncated_image_of_a_lost_worker_is_rendered_again(bench: Bench) -> None:

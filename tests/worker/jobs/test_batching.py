@@ -12,6 +12,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from tests.worker.bench import Bench, wake
 from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit_all
+from worker.records.recovery import JobRecovery
 from worker.records.redis_job_store import RedisJobStore
 
 
@@ -23,6 +24,19 @@ def test_jobs_that_are_alike_render_in_one_batch(bench: Bench, engine: CountingE
 
     assert (engine.batches, states(bench, jobs)) == ([3], ["succeeded"] * 3)
     assert [bench.read(job).timings.batch_size for job in jobs] == [3, 3, 3]
+
+
+def test_no_job_of_a_batch_that_hangs_is_blamed_for_it(bench: Bench, engine: CountingEngine) -> None:
+    jobs = submit_all(bench, {"seed": 1}, {"seed": 2}, {"seed": 3})
+    # Each reading of the clock gives another time.
+    bench.now = lambda: datetime.now(UTC) - timedelta(hours=1)
+    with bench.runner(engine, max_batch_size=3).claim() as claim:
+        assert claim is not None
+        assert len(claim.jobs) == 3
+
+    JobRecovery(bench.store, bench.jobs, "bench").recover_from_lost_child(time_limit_seconds=60)
+
+    assert [(bench.read(job).state, bench.read(job).losses) for job in jobs] == [("queued", 1)] * 3
 
 
 def test_a_job_renders_alone_if_the_engine_cannot_tell_its_batch_capacity(bench: Bench, engine: CountingEngine) -> None:

@@ -12,6 +12,7 @@ import pytest
 from typer.testing import CliRunner
 
 from compose.cli.app import cli
+from shared.settings.explanations import install_command
 from tests.stack import Process
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, NEEDED, TOKEN
@@ -28,7 +29,7 @@ class Shell:
         self.hub = hub
 
     def output(self, *arguments: str, code: int = 0, **settings: str) -> str:
-        env = {"SD_MODEL_DIR": str(self.folder / "models"), "SD_HUGGINGFACE_TOKEN": TOKEN, "COLUMNS": "200"}
+        env = {"SD_MODEL_DIR": str(self.folder / "models"), "SD_HUGGINGFACE_TOKEN": TOKEN}
         result = CliRunner().invoke(cli, ["models", *arguments], env=env | settings)
         assert result.exit_code == code, result.output
         return result.output.strip()
@@ -170,7 +171,7 @@ def test_a_plan_follows_the_setting_of_quantization_and_says_what_it_needs(shell
     output = shell.output("plan", "starter", SD_DTYPE="bfloat16", SD_QUANTIZE="8bit")
 
     assert "bfloat16, stored as 8bit" in output
-    assert "cannot be loaded: SD_QUANTIZE=8bit needs the package torchao: pip install 'imagegen[quantize]'" in output
+    assert f"cannot be loaded: SD_QUANTIZE=8bit needs the package torchao: {install_command('quantize')}" in output
 
 
 def test_a_plan_of_an_unknown_model_is_one_sentence(shell: Shell) -> None:

@@ -70,7 +70,9 @@ def test_a_withdrawn_model_is_downloaded_from_its_new_repository(
 
 @pytest.mark.parametrize("name", ["/nonexistent", "./nothing", "nothing", "a/b/c", "~/nothing"])
 def test_a_missing_folder_is_refused(name: str, tmp_path: Path) -> None:
-    assert refusal(name, tmp_path) == f"SD_MODEL_ID is {name}, but that folder has no model_index.json."
+    assert refusal(name, tmp_path) == (
+        f"SD_MODEL_ID is {name}, but there is no such folder or file; Hugging Face ids are owner/name."
+    )
 
 
 @pytest.mark.parametrize("name", ["a/..", "a b/c", "a--b/c"])
@@ -99,7 +101,7 @@ def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
 def test_a_broken_index_is_refused(text: str, tmp_path: Path) -> None:
     (tmp_path / "model_index.json").write_text(text)
 
-    assert refusal(tmp_path, tmp_path) == f"The index of the model {tmp_path} is not valid JSON."
+    assert refusal(tmp_path, tmp_path) == f"model_index.json of the model {tmp_path} is not valid JSON."
 
 
 @pytest.mark.parametrize("part", [["my_unet", "MyUNet"], ["os", "system"], []])

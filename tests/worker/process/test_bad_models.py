@@ -45,6 +45,10 @@ def nonsense_index(folder: Path) -> None:
     (folder / "model_index.json").write_text("[" * 100_000)
 
 
+def nonsense_configuration(folder: Path) -> None:
+    (folder / "unet" / "config.json").write_text("{")
+
+
 def code_in_index(folder: Path) -> None:
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "unet": ["pipeline", "OwnModel"]}))
@@ -64,6 +68,7 @@ BROKEN: dict[str, tuple[Callable[[Path], None], str]] = {
     "truncated-shard": (truncated_shard, f"unet/{SHARDS[1]}: The file is incomplete"),
     "wrong-index": (wrong_index, "Its model_index.json names no pipeline class."),
     "nonsense-index": (nonsense_index, "is not valid JSON."),
+    "nonsense-configuration": (nonsense_configuration, "config.json of the model nonsense-configuration is not valid"),
     "code-in-index": (code_in_index, "needs its own code, which this service never runs."),
     "huge-header": (huge_header, "The header would have 104,857,600 bytes, more than the limit of 16 MB"),
     "nonsense-header": (nonsense_header, "The header is not valid JSON"),

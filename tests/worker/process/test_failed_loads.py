@@ -27,7 +27,7 @@ from worker.process.start_failures import backoff_seconds, redact
 from worker.records.heartbeat import Heartbeat
 from worker.records.recovery import WorkerIdentity
 
-REASON = "SD_MODEL_ID is /nonexistent, but that folder has no model_index.json."
+REASON = "SD_MODEL_ID is /nonexistent, but there is no such folder or file; Hugging Face ids are owner/name."
 NO_PILLOW = "The null backend could not be loaded: no Pillow here"
 
 

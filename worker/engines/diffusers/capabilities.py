@@ -1,121 +1,83 @@
 """What a model can do, from its index, configurations, family and pipeline. No weights are loaded."""
 
 from collections.abc import Mapping
-from inspect import Parameter
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Self
 
 from shared.models.capabilities import Capabilities
 from worker.engines.diffusers.decoding.safety_checker import CHECKED, OFF
 from worker.engines.diffusers.denoising.schedulers import usable_schedulers
-from worker.engines.diffusers.loading.pipeline_classes import (
-    default_guidance,
-    default_steps,
-    guidance_form,
-    has_negative_prompt,
-    max_references,
-    parameters_of,
-    pipeline_class,
-    siblings_of,
-)
+from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of, pipeline_of
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
-from worker.models.families import Family, Guidance, Siblings, family_of
+from worker.models.families import Family, Guidance, is_consistency_model
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER
 
 EXEMPT = "exempt: the starter model was trained on a closed set of pictograms"
 #: How much of an input image may change by default.
 STRENGTH = 0.75
-#: An inpainting model takes noise, the mask and the masked image: 4 + 1 + 4 channels.
-INPAINTING_CHANNELS = 9
 MAX_STEPS = 150
-#: Of pipelines that say nothing about their size.
-USUAL_SIDE = 1024
 
 
 def capabilities_of(model: LocalModel, options: DiffusersOptions) -> Capabilities:
-    """Raises ConfigurationError for a model that the installed diffusers cannot run."""
-    family, overrides = family_of(model), model.overrides
-    pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
-    parameters = parameters_of(pipeline)
-    form = guidance_form(family, parameters)
-    width, height = native_size(model, family)
-    guidance = default_guidance(family, form, parameters)
-    schedulers = usable_schedulers(model.config("scheduler"), only_lcm=_is_consistency_model(model))
-    loras = find_loras(options.lora_dir) if options.lora_dir and takes_loras(pipeline) else {}
-    embeddings = tuple(find_embeddings(options.embedding_dir)) if takes_embeddings(pipeline, family) else None
+    """Without LoRAs and embeddings (see AddedFiles).
+
+    Raises ConfigurationError for a model that the installed diffusers cannot run.
+    """
+    pipeline, family = pipeline_of(model)
+    overrides, siblings = model.overrides, family.siblings
+    (width, height), multiple = family.native_size(model), family.side_multiple(model)
+    guidance = None if family.form is Guidance.NONE else family.guidance
+    schedulers = usable_schedulers(model.config("scheduler"), only_lcm=is_consistency_model(model))
     return Capabilities(
         model=model.name,
         width=width,
         height=height,
-        multiple_of=side_multiple(model, family),
-        min_side=max(64, side_multiple(model, family)),
+        multiple_of=multiple,
+        min_side=max(64, multiple),
         max_side=max(width, height) * 4 if family.max_pixels is None else max(family.max_side, width, height),
         max_pixels=family.max_pixels,
         size_tolerance=family.size_tolerance,
         only_native_size=overrides.only_native_size,
         only_ratio=family.fixed_sizes,
         exact_size=not family.fixed_sizes,
-        num_inference_steps=overrides.num_inference_steps or default_steps(family, parameters),
+        num_inference_steps=overrides.num_inference_steps or family.steps,
         guidance_scale=guidance if overrides.guidance_scale is None else overrides.guidance_scale,
         max_steps=min(int(model.config("scheduler").get("original_inference_steps") or MAX_STEPS), MAX_STEPS),
         schedulers=schedulers,
-        max_input_images=_max_input_images(family, parameters, siblings),
+        max_input_images=family.references or int(bool(siblings.image or siblings.inpaint)),
         inpainting=siblings.inpaint is not None,
         strength=(overrides.strength or STRENGTH) if siblings.image else None,
-        loras=tuple(loras),
-        lora_trigger_words=trigger_words(loras),
-        embeddings=embeddings,
+        embeddings=() if takes_embeddings(pipeline, family) else None,
         safety=_safety(model, options),
         requires=family.needs,
-        ignored=_ignored(form, parameters, schedulers, siblings, takes_loras(pipeline))
-        + _ignored_reading(model, family),
+        ignored=_ignored(pipeline, family, schedulers) + _ignored_reading(model, family),
     )
 
 
-def native_size(model: LocalModel, family: Family) -> tuple[int, int]:
-    """Width and height. Configurations hold one side in latents, or height and width."""
-    size = model.config(denoiser_of(model)).get("sample_size") or USUAL_SIDE // scale_of(model)
-    height, width = (size, size) if isinstance(size, int) else size
-    scaled = width * scale_of(model), height * scale_of(model)
-    native = scaled if family.side is None else (family.side, family.side)
-    return model.overrides.width or native[0], model.overrides.height or native[1]
+@dataclass(frozen=True)
+class AddedFiles:
+    """The LoRAs and embeddings in the operator's folders: they come and go while models stay."""
 
+    loras: tuple[str, ...]
+    trigger_words: Mapping[str, tuple[str, ...]]
+    embeddings: tuple[str, ...]
 
-def side_multiple(model: LocalModel, family: Family) -> int:
-    return max(family.least_multiple, scale_of(model) * family.patch)
+    @classmethod
+    def found(cls, options: DiffusersOptions) -> Self:
+        loras = find_loras(options.lora_dir) if options.lora_dir else {}
+        return cls(tuple(loras), trigger_words(loras), tuple(find_embeddings(options.embedding_dir)))
 
-
-def denoiser_of(model: LocalModel) -> str:
-    return "unet" if "unet" in model.index else "transformer"
-
-
-def scale_of(model: LocalModel) -> int:
-    """How many pixels a latent is wide."""
-    config = model.config("vae")
-    if ratio := config.get("spatial_compression_ratio"):
-        return int(ratio)
-    if (halvings := config.get("temperal_downsample")) is not None:
-        return 1 << len(halvings)
-    blocks = config.get("encoder_block_out_channels") or config.get("block_out_channels") or (0,) * 4
-    return 1 << (len(blocks) - 1)
-
-
-def takes_loras(pipeline: Any) -> bool:
-    return hasattr(pipeline, "load_lora_weights")
-
-
-def is_inpainting_model(model: LocalModel) -> bool:
-    return model.config("unet").get("in_channels") == INPAINTING_CHANNELS
-
-
-def _is_consistency_model(model: LocalModel) -> bool:
-    return model.config("unet").get("time_cond_proj_dim") is not None
-
-
-def _max_input_images(family: Family, parameters: Mapping[str, Parameter], siblings: Siblings) -> int:
-    return max_references(family, parameters) or int(bool(siblings.image or siblings.inpaint))
+    def for_model(self, capabilities: Capabilities) -> Capabilities:
+        """With those of them that the model takes."""
+        update: dict[str, object] = {}
+        if "loras" not in capabilities.ignored:
+            update = {"loras": self.loras, "lora_trigger_words": self.trigger_words}
+        if capabilities.embeddings is not None:
+            update["embeddings"] = self.embeddings
+        return capabilities.model_copy(update=update)
 
 
 def _safety(model: LocalModel, options: DiffusersOptions) -> str:
@@ -132,15 +94,13 @@ def _ignored_reading(model: LocalModel, family: Family) -> tuple[str, ...]:
     return ("clip_skip",) if "CLIPTextModelWithProjection" in names else ()
 
 
-def _ignored(
-    form: Guidance, parameters: Mapping[str, Parameter], schedulers: object, siblings: Siblings, loras: bool
-) -> tuple[str, ...]:
+def _ignored(pipeline: Any, family: Family, schedulers: object) -> tuple[str, ...]:
     ignored = {
         "bfl_model": True,
-        "guidance_scale": form in (Guidance.DISTILLED, Guidance.NONE),
-        "loras": not loras,
-        "negative_prompt": not has_negative_prompt(form, parameters),
+        "guidance_scale": family.form in (Guidance.DISTILLED, Guidance.NONE),
+        "loras": not hasattr(pipeline, "load_lora_weights"),
+        "negative_prompt": not has_negative_prompt(family, parameters_of(pipeline)),
         "scheduler": not schedulers,
-        "strength": not siblings.image,
+        "strength": not family.siblings.image,
     }
     return tuple(name for name, holds in ignored.items() if holds)

@@ -10,12 +10,11 @@ import diffusers
 import diffusers.utils.logging
 import transformers.utils.logging
 
-from shared.errors import InvalidImage, InvalidRequest, OutOfMemory
+from shared.errors import InvalidImage, InvalidRequest
 from shared.jobs.requests import GenerationRequest
-from shared.workers.devices import DeviceMemory
 from worker.engines.base import JobWatch, MultiJobWatch, Sizes
-from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
-from worker.engines.diffusers.capabilities import EXEMPT, capabilities_of
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
+from worker.engines.diffusers.capabilities import EXEMPT, AddedFiles, capabilities_of
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
 from worker.engines.diffusers.denoising.init_image import InitImage
@@ -26,20 +25,16 @@ from worker.engines.diffusers.loading.precision import precision_of
 from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
-from worker.engines.diffusers.memory.devices import (
-    choose_device,
-    device_memory,
-    dtype_name,
-)
+from worker.engines.diffusers.memory.devices import choose_device, dtype_name
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.out_of_memory import (
     MemoryBudget,
     OutOfMemoryFallbacks,
     free_memory,
-    is_out_of_memory,
     keep_freed_memory,
 )
 from worker.engines.diffusers.memory.shared_parts import SharedParts
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.engines.diffusers.prompts.encoding import Prompts
@@ -64,7 +59,7 @@ class DiffusersEngine:
     def __init__(
         self, model: LocalModel, pipelines: Pipelines, checker: SafetyChecker | None, options: DiffusersOptions
     ) -> None:
-        self.capabilities = capabilities_of(model, options)
+        self.capabilities = AddedFiles.found(options).for_model(capabilities_of(model, options))
         self.device = str(pipelines.device)
         self.dtype = dtype_name(pipelines.denoiser.dtype)
         is_quantized = pipelines.quantization is not Quantization.NONE
@@ -76,19 +71,19 @@ class DiffusersEngine:
         self._default_scheduler = pipelines.text.scheduler
         family = pipelines.family
         self._autoencoder = Autoencoder(
-            pipelines.text, family.layout, pipelines.side_multiple, faithful_previews=checker is None
+            pipelines.text, family.layout, self.capabilities.multiple_of, faithful_previews=checker is None
         )
         self._accelerator = Accelerator(self._plan(model))
-        if pipelines.device.type == "cuda" and Level.of(options.optimize) >= Level.FAST:
+        if pipelines.device.type == "cuda" and options.level >= Level.FAST:
             self._autoencoder.use_bfloat16()
         self._loras = Loras(pipelines, options.lora_dir, model.name)
-        max_cached = 0 if options.optimize == "off" else MAX_ENTRIES
+        max_cached = 0 if options.level is Level.OFF else MAX_ENTRIES
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
         self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.
-        no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.optimize == "off"
+        no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.level is Level.OFF
         self._max_batch_size = options.max_batch_size if family.batches and not no_batches else 1
 
     @classmethod
@@ -107,13 +102,13 @@ class DiffusersEngine:
                 "%s is a %s, which is not listed: its defaults are those of diffusers", model.name, model.pipeline_class
             )
         # What cannot be run is refused before anything is read.
-        capabilities = capabilities_of(model, options)
+        is_exempt = capabilities_of(model, options).safety == EXEMPT
         # The checker comes first: the model is placed in the memory that is left.
-        find_checker = options.safety_checker if capabilities.safety != EXEMPT else None
+        find_checker = None if is_exempt else options.safety_checker
         checker = load_checker(model.folder, find_checker, device, shared) if find_checker else None
         engine = cls(model, load_pipelines(model, device, dtype, options, shared), checker, options)
         try:
-            prepare(engine._accelerator, engine._pipelines, capabilities, options, engine._max_batch_size)
+            prepare(engine._accelerator, engine._pipelines, engine.capabilities, options, engine._max_batch_size)
         except Exception:
             engine.close()
             raise
@@ -161,9 +156,6 @@ class DiffusersEngine:
         images = iter(self._render(read[0], list(itertools.chain(*specs)), watch))
         return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
 
-    def memory(self) -> DeviceMemory | None:
-        return device_memory(self._pipelines.device)
-
     def move_to_main_memory(self) -> None:
         """Free the device's memory, and keep the weights in main memory."""
         self._accelerator.drop()
@@ -172,12 +164,8 @@ class DiffusersEngine:
 
     def move_to_device(self) -> None:
         """Undo `move_to_main_memory`. Raises OutOfMemory; the next call continues."""
-        try:
+        with reported_out_of_memory():
             self._pipelines.return_to_device()
-        except RuntimeError as error:
-            if is_out_of_memory(error):
-                raise OutOfMemory from error
-            raise
 
     def close(self) -> None:
         """Free all memory. The engine cannot be used afterwards."""
@@ -205,7 +193,7 @@ class DiffusersEngine:
         return [ImageSpec(request.prompt, request.negative_prompt, seed, given, watch.add_warning) for seed in seeds]
 
     def _image_inputs(self, inputs: Inputs, width: int, height: int) -> ImageInputs:
-        if self._pipelines.max_references and inputs.mask is None:
+        if self._pipelines.family.references and inputs.mask is None:
             return ImageInputs(references=_usable_references(inputs))
         return ImageInputs(init_image=InitImage.from_inputs(inputs, width, height))
 
@@ -218,10 +206,7 @@ class DiffusersEngine:
                 watch.add_warning(warning)
             self._prompts.use_loras(loras)
             with self._loras.applied(loras):
-                images = [
-                    spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
-                    for spec, pixels in zip(specs, self._rendering(request, specs, watch, memory).images(), strict=True)
-                ]
+                images = list(self._rendering(request, specs, watch, memory).images())
         return [
             RenderedImage(pixels, spec.seed, flagged)
             for spec, pixels, flagged in zip(specs, images, flag_images(self._checker, images), strict=True)
@@ -242,14 +227,13 @@ class DiffusersEngine:
             self._memory_budget,
             self._accelerator,
             self.batch_capacity(request),
-            self._options.optimize != "max",
+            self._options.level is not Level.MAX,
         )
 
     def _plan(self, model: LocalModel) -> DenoiserPlan:
         pipelines, options = self._pipelines, self._options
-        level, quantization = Level.of(options.optimize), pipelines.quantization
-        if quantization is not Quantization.NONE:
-            level = min(level, Level.SAFE)
+        quantization = pipelines.quantization
+        level = options.level if quantization is Quantization.NONE else min(options.level, Level.SAFE)
         return DenoiserPlan(
             pipelines.denoiser,
             pipelines.device,

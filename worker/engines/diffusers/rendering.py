@@ -16,20 +16,16 @@ from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels
 from worker.engines.diffusers.decoding.soundness import Attempt, first_sound_image, in_float32
 from worker.engines.diffusers.denoising.batch_invariance import batch_invariant
-from worker.engines.diffusers.denoising.guidance import guidance_arguments
+from worker.engines.diffusers.denoising.call_arguments import call_arguments, one_or_all
 from worker.engines.diffusers.denoising.init_image import MaskedLatentBlender
 from worker.engines.diffusers.denoising.modes import ImageInputs, Mode, choose_pipe, mode_for
 from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_run, watch_steps
-from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
 from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
 from worker.models.placements import Placement
-
-#: For so many steps, Sana Sprint has a timestep of its own in between.
-TWO_STEPS = 2
 
 
 @dataclass(frozen=True)
@@ -72,7 +68,8 @@ class Rendering:
         while left:
             batch = self.memory.run(partial(self._next_batch, left), *self._fallbacks(len(left)))
             for index, spec in enumerate(left[: len(batch)]):
-                yield first_sound_image(self._attempts(batch[index : index + 1], spec), spec.add_warning)
+                pixels = first_sound_image(self._attempts(batch[index : index + 1], spec), spec.add_warning)
+                yield spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
             left = left[len(batch) :]
 
     def _next_batch(self, left: Sequence[ImageSpec]) -> torch.Tensor:
@@ -99,21 +96,17 @@ class Rendering:
 
     def _arguments(self, mode: Mode, specs: Sequence[ImageSpec]) -> dict[str, Any]:
         """Those of the pipeline's call; what it does not take has been warned of."""
-        family, parameters = self.pipelines.family, parameters_of(mode.pipe)
-        prompts = [spec.prompt for spec in specs]
+        prompts = [(spec.prompt, spec.negative_prompt) for spec in specs]
         generators = [seeded_generator(spec.seed) for spec in specs]
-        negatives = [spec.negative_prompt for spec in specs]
-        arguments: dict[str, Any] = {
-            "prompt": prompts if len(specs) > 1 else prompts[0],
-            "num_inference_steps": mode.scheduled_steps,
-            "generator": generators if len(specs) > 1 else generators[0],
-            **guidance_arguments(family, self.pipelines.form, parameters, self.request.guidance_scale, negatives),
-            **family.arguments,
+        return call_arguments(
+            mode.pipe,
+            self.pipelines.family,
+            self.request,
+            prompts,
+            mode.scheduled_steps,
+            generator=one_or_all(generators),
             **mode.arguments,
-        }
-        if mode.scheduled_steps != TWO_STEPS:
-            arguments["intermediate_timesteps"] = None
-        return {name: value for name, value in arguments.items() if name in parameters}
+        )
 
     def _blending(
         self, mode: Mode, scheduler: Any, specs: Sequence[ImageSpec]

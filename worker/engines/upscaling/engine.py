@@ -10,13 +10,14 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch, Sizes, Step
 from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, dtype_name
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.images.values import Inputs, RenderedImage
 from worker.models.contents.fingerprint import fingerprint
 
 #: The compact network is sound in half precision, and so are those of ESRGAN on CUDA (as their authors run them).
-HALF = {"cuda": torch.float16}
+HALF = {"cuda": "float16"}
 
 
 class UpscalingEngine:
@@ -32,10 +33,11 @@ class UpscalingEngine:
 
     @classmethod
     def load(cls, name: str, path: Path, device: str = "auto", dtype: str = "auto") -> Self:
-        """Raises ConfigurationError if the file is no upscaler."""
+        """Raises ConfigurationError if the file is no upscaler, and OutOfMemory."""
         chosen = choose_device(device)
         precision = choose_dtype(dtype, chosen, HALF)
-        return cls(Upscaler.load(path, chosen, precision), name, path, chosen, precision)
+        with reported_out_of_memory():
+            return cls(Upscaler.load(path, chosen, precision), name, path, chosen, precision)
 
     @property
     def sizes(self) -> Sizes:
@@ -45,7 +47,8 @@ class UpscalingEngine:
         self._upscaler.to(torch.device("cpu"))
 
     def move_to_device(self) -> None:
-        self._upscaler.to(self._device)
+        with reported_out_of_memory():
+            self._upscaler.to(self._device)
 
     def close(self) -> None:
         """Its memory is freed with the last reference to it."""
@@ -55,7 +58,8 @@ class UpscalingEngine:
             raise ValueError("the request is not resolved")
         (image, opacity), size = inputs.sources[0].transparent_pixels(), (request.width, request.height)
         if size[0] > image.shape[1] or size[1] > image.shape[0]:
-            image = self._upscaler.enlarge(image, lambda tile, tiles: watch.on_step(Step(tile, tiles)))
+            with reported_out_of_memory():
+                image = self._upscaler.enlarge(image, lambda tile, tiles: watch.on_step(Step(tile, tiles)))
         if opacity is not None:
             opacity = scaled(opacity, size)
         return [RenderedImage(scaled(image, size), request.seed, opacity=opacity)]

@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from shared.models.capabilities import Size
+from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.upscaling.upscaler import Upscaler
 from worker.images.scaling import scaled
 from worker.models.sources import UPSCALE_STARTER
@@ -40,7 +41,7 @@ class Enlarger:
                     image = self._load().enlarge(image)
             # A job never fails for this.
             except RuntimeError as error:
-                logger.warning("an image was enlarged without the upscaler: %s", str(error).partition("\n")[0])
+                logger.warning("an image was enlarged without the upscaler: %s", reason_of(error))
         return scaled(image, size)
 
     def _load(self) -> Upscaler:

@@ -55,7 +55,7 @@ def _recognising(path: Path) -> Iterator[None]:
     """A file of something else has other names or other shapes."""
     try:
         yield
-    except (KeyError, IndexError, ValueError, RuntimeError):
+    except (KeyError, IndexError, TypeError, ValueError, RuntimeError):
         raise ConfigurationError(f"{path.name} {_UNKNOWN}") from None
 
 

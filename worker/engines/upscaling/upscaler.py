@@ -9,7 +9,8 @@ from typing import Self
 import numpy as np
 import torch
 
-from worker.engines.diffusers.memory.out_of_memory import free_memory, is_out_of_memory
+from worker.engines.diffusers.memory.errors import is_out_of_memory
+from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.upscaling.network_files import Network, load_network
 from worker.images.values import Pixels
 

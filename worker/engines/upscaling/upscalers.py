@@ -8,10 +8,12 @@ from shared.errors import ConfigurationError, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import OnLoad, PooledEngine, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.upscaling.engine import UpscalingEngine, upscaler_capabilities
 from worker.engines.upscaling.network_files import scale_of
+from worker.models.contents.fingerprint import revision_of
+from worker.models.download_plans import file_size
 from worker.models.sources import UPSCALE_STARTER, UPSCALERS_FOLDER
 
 STARTER_NAME = "upscale-starter"
@@ -52,12 +54,14 @@ class ModelsAndUpscalers:
         return known.capabilities
 
     def revision(self, model: str) -> str | None:
-        return _revision(self._files[model]) if model in self._files else self.models.revision(model)
+        return revision_of(self._files[model]) if model in self._files else self.models.revision(model)
 
     def expected_sizes(self, model: str) -> Sizes:
-        return {model: _size(self._files[model])} if model in self._files else self.models.expected_sizes(model)
+        return (
+            {model: file_size(self._files[model]) or 0} if model in self._files else self.models.expected_sizes(model)
+        )
 
-    def load(self, model: str, on_load: OnLoad) -> Engine:
+    def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         if model not in self._files:
             return self.models.load(model, on_load)
         return UpscalingEngine.load(model, self._files[model], self.device, self.dtype)
@@ -72,7 +76,7 @@ class ModelsAndUpscalers:
 
     def _inspected(self, name: str) -> _Known:
         path = self._files[name]
-        known, revision = self._known.get(name), _revision(path)
+        known, revision = self._known.get(name), revision_of(path)
         if known is None or known.revision != revision:
             try:
                 known = _Known(revision, upscaler_capabilities(name, scale_of(path)))
@@ -90,24 +94,8 @@ class ModelsAndUpscalers:
             reason=known.reason,
             family="upscaler",
             revision=known.revision,
-            bytes=_size(self._files[name]),
+            bytes=file_size(self._files[name]) or 0,
             licence="BSD-3-Clause" if is_bundled else None,
             commercial_use=True if is_bundled else None,
             capabilities=known.capabilities,
         )
-
-
-def _revision(path: Path) -> str:
-    """Changes whenever the file does; empty for a file that is gone."""
-    try:
-        status = path.stat()
-    except OSError:
-        return ""
-    return f"{status.st_size:x}-{status.st_mtime_ns:x}"
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:
-        return 0

@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
+from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.families import family_of
+from worker.models.hub.licences import commercial_use_of
 from worker.models.local_model import LocalModel
 
 
@@ -22,6 +26,8 @@ class CatalogueModel:
     reason: str | None = None
     """One sentence, unless the model is available."""
     size_bytes: int = 0
+    family: str | None = None
+    """Its key."""
     licence: str | None = None
     commercial_use: bool | None = None
     """None where the licence is unknown or has conditions."""
@@ -31,5 +37,26 @@ class CatalogueModel:
     """The setting that names the model."""
     model: LocalModel | None = None
     """None unless the model is available."""
-    bytes_done: int | None = None
-    """Of a download; `size_bytes` is its total."""
+
+    @classmethod
+    def available(cls, model: LocalModel, spec: ModelSpec, size_bytes: int = 0) -> Self:
+        """With what the operator says of it, or else its header or card (`spec`), or else its family.
+
+        Raises ConfigurationError for configurations that cannot be read.
+        """
+        overrides, family = model.overrides, family_of(model)
+        licence = overrides.licence or spec.licence
+        permitted = commercial_use_of(licence) if overrides.commercial_use is None else overrides.commercial_use
+        if licence is None and permitted is None:
+            permitted = family.commercial_use
+        return cls(
+            name=model.name,
+            state=DiskState.AVAILABLE,
+            size_bytes=size_bytes,
+            family=family.key,
+            licence=licence or family.licence,
+            commercial_use=permitted,
+            title=overrides.title or spec.title,
+            trigger_words=overrides.trigger_words or spec.trigger_words,
+            model=model,
+        )

@@ -1,5 +1,6 @@
 """Finds out what a candidate on disk is: an available model, or a reason why it is not one."""
 
+import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -9,7 +10,7 @@ from shared.errors import ConfigurationError
 from worker.models import weight_files
 from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel, DiskState
-from worker.models.checkpoints.assembly import NeedsBase, describe_file
+from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.recognition import NotACheckpoint
@@ -20,14 +21,13 @@ from worker.models.local_model import LocalModel, index_name
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides
 from worker.models.sources import folder_model
 
+logger = logging.getLogger(__name__)
+
 #: A file that changed within this time may still be changing.
 SETTLING_SECONDS = 2.0
 #: An incomplete file that has not grown for this time is broken.
 COPYING_SECONDS = 60.0
 CARD = "README.md"
-
-#: The model of a base by its name, or, for None, one with a pipeline among these; None if there is none.
-FindBase = Callable[[str | None, frozenset[str]], LocalModel | None]
 
 
 @dataclass(frozen=True)
@@ -50,6 +50,10 @@ class Inspector:
             return _entry(candidate, DiskState.BROKEN, error.detail)
         except OSError as error:
             return _entry(candidate, DiskState.BROKEN, f"The files cannot be read: {error.strerror or error}.")
+        except Exception:
+            # Models are files of strangers: whatever is wrong with one must not hide the others.
+            logger.exception("%s cannot be inspected", candidate.path)
+            return _entry(candidate, DiskState.BROKEN, "It cannot be understood; the log of the worker says why.")
 
     def is_final(self, candidate: Candidate, entry: CatalogueModel | None) -> bool:
         """Whether the same files always give the same entry."""
@@ -85,8 +89,8 @@ class Inspector:
             return _entry(candidate, DiskState.BROKEN, reason)
         _require_whole_files(candidate)
         plan = DownloadPlan.read(candidate.path)
-        card = licence_of_card(candidate.path / CARD)
-        return _available(candidate, model, ModelSpec(licence=(plan.licence if plan else None) or card))
+        licence = (plan.licence if plan else None) or licence_of_card(candidate.path / CARD)
+        return CatalogueModel.available(model, ModelSpec(licence=licence), candidate.size)
 
     def _pair(self, candidate: Candidate) -> CatalogueModel | None:
         overrides = _overrides(candidate)
@@ -109,24 +113,8 @@ class Inspector:
         return entry
 
     def _described(self, candidate: Candidate, path: Path, overrides: ModelOverrides) -> CatalogueModel:
-        base = self._base(overrides) if overrides.base else None
-        revision = _revision(candidate)
-        try:
-            model, recognised = describe_file(candidate.name, path, overrides, base, revision)
-        except NeedsBase as error:
-            base = self.find_base(None, error.pipelines) if base is None and error.pipelines else None
-            if base is None:
-                raise
-            model, recognised = describe_file(candidate.name, path, overrides, base, revision)
-        if base is not None:
-            model = replace(model, revision=revision_of_files([(base.name, base.revision), (path.name, revision)]))
-        return _available(candidate, model, recognised.spec if recognised else ModelSpec())
-
-    def _base(self, overrides: ModelOverrides) -> LocalModel:
-        base = self.find_base(overrides.base, frozenset())
-        if base is None:
-            raise NeedsBase(f"Its base {overrides.base} is not available: `imagegen models pull {overrides.base}`.")
-        return base
+        model, recognised = describe_file(candidate.name, path, overrides, self.find_base, _revision(candidate))
+        return CatalogueModel.available(model, recognised.spec if recognised else ModelSpec(), candidate.size)
 
     def _incomplete(self, candidate: Candidate, reason: str) -> CatalogueModel:
         if self._age(candidate) < COPYING_SECONDS:
@@ -154,22 +142,6 @@ def _entry(candidate: Candidate, state: DiskState, reason: str) -> CatalogueMode
     return CatalogueModel(candidate.name, state, reason, candidate.size)
 
 
-def _available(candidate: Candidate, model: LocalModel, spec: ModelSpec) -> CatalogueModel:
-    overrides = model.overrides
-    licence = overrides.licence or spec.licence
-    permitted = commercial_use_of(licence) if overrides.commercial_use is None else overrides.commercial_use
-    return CatalogueModel(
-        name=candidate.name,
-        state=DiskState.AVAILABLE,
-        size_bytes=candidate.size,
-        licence=licence,
-        commercial_use=permitted,
-        title=overrides.title or spec.title,
-        trigger_words=overrides.trigger_words or spec.trigger_words,
-        model=model,
-    )
-
-
 def _planned(candidate: Candidate) -> CatalogueModel:
     plan = DownloadPlan.read(candidate.path)
     if plan is None:
@@ -180,7 +152,9 @@ def _planned(candidate: Candidate) -> CatalogueModel:
     reason = f"{progress}." if running else f"{progress}; continue with `imagegen models pull {candidate.name}`."
     state = DiskState.DOWNLOADING if running else DiskState.MISSING
     licence = plan.licence
-    return CatalogueModel(candidate.name, state, reason, total, licence, commercial_use_of(licence), bytes_done=done)
+    return CatalogueModel(
+        candidate.name, state, reason, total, licence=licence, commercial_use=commercial_use_of(licence)
+    )
 
 
 def _require_whole_files(candidate: Candidate) -> None:
@@ -205,8 +179,7 @@ def _missing_weights(candidate: Candidate, model: LocalModel) -> str | None:
         if not names:
             return f"Its part {part} is missing."
         if "config.json" in names and not any(name.endswith(weight_files.SUFFIX) for name in names):
-            pickled = any(name.endswith((".bin", ".ckpt", ".pt")) for name in names)
-            if pickled:
+            if any(name.endswith(weight_files.PICKLES) for name in names):
                 return f"The weights of its part {part} are a pickle, which is never loaded."
             if "preprocessor_config.json" not in names and "tokenizer_config.json" not in names:
                 return f"The weights of its part {part} are missing."

@@ -1,5 +1,6 @@
 """What a model would be on this machine, before it is downloaded or loaded."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,11 +8,13 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
+from worker.models.catalogue.entries import CatalogueModel
 from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.tensor_names import Role, sort_tensors
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
-from worker.models.hub.licences import commercial_use_of, licence_of_card
+from worker.models.hub.licences import licence_of_card
 from worker.models.local_model import LocalModel, index_name
 from worker.models.placements import (
     HALF_PRECISION,
@@ -23,13 +26,10 @@ from worker.models.placements import (
     working_bytes,
 )
 from worker.models.sources import ModelSource, folder_model
-from worker.models.weight_files import SUFFIX
+from worker.models.weight_files import SUFFIX, weights_in
 
 if TYPE_CHECKING:
     from worker.models.hub.downloads import Downloader
-
-#: The native size of families whose configuration tells it.
-USUAL_SIDE = 1024
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,8 @@ class Prospect:
     """Still to download."""
     parameters: Mapping[str, float]
     """How many numbers each part with weights has."""
-    side: int
+    pixels: int
+    """Of an image of the native size."""
     denoiser: str
     is_compressed: bool
     """Whether the weights of the denoiser stay as small as they are on disk."""
@@ -66,7 +67,7 @@ class Prospect:
 
     def on_device(self, precision: str, quantize: str, device: str, free: int | None) -> "OnDevice":
         """`quantize` is SD_QUANTIZE, and `free` are the free bytes of a device with memory of its own."""
-        working = working_bytes(self.parameters, self.side**2, WIDTHS[precision])
+        working = working_bytes(self.parameters, self.pixels, WIDTHS[precision])
         step, obstacles = Quantization.NONE, dict[Quantization, str]()
 
         def sizes_of(step: Quantization) -> dict[str, int]:
@@ -105,7 +106,7 @@ def prospect_of(source: ModelSource) -> Prospect:
 def _local(model: LocalModel) -> Prospect:
     card = licence_of_card(model.folder / "README.md")
     plan = DownloadPlan.read(model.folder)
-    licence = model.overrides.licence or (plan.licence if plan else None) or card
+    licence = (plan.licence if plan else None) or card
     try:
         parameters = _parameters_in_file(model) if model.file_parts else _parameters_in_folder(model)
     except (InvalidHeader, OSError) as error:
@@ -122,15 +123,8 @@ def _parameters_in_folder(model: LocalModel) -> dict[str, float]:
     return {
         part: sum(read_header(file).parameters for file in files)
         for part in model.parts
-        if (files := _chosen(model.folder / part))
+        if (files := weights_in(model.folder / part, "auto"))
     }
-
-
-def _chosen(folder: Path) -> list[Path]:
-    """The files of one variant: those with the shortest name without numbers."""
-    files = sorted(folder.glob(f"*{SUFFIX}"))
-    variant = min((file.name.split("-")[0].count(".") for file in files), default=0)
-    return [file for file in files if file.name.split("-")[0].count(".") == variant]
 
 
 def _parameters_in_file(model: LocalModel) -> dict[str, float]:
@@ -142,17 +136,10 @@ def _parameters_in_file(model: LocalModel) -> dict[str, float]:
     header = read_header(model.path)
     roles = sort_tensors(header.tensors)
     counts = {
-        part: float(sum(_count(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
+        part: float(sum(math.prod(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
         for part, role in model.file_parts.items()
     }
     return base | counts
-
-
-def _count(shape: tuple[int, ...]) -> int:
-    product = 1
-    for side in shape:
-        product *= side
-    return product
 
 
 def _remote(source: ModelSource) -> Prospect:
@@ -193,22 +180,15 @@ def _prospect(
     model: LocalModel, licence: str | None, parameters: Mapping[str, float], total: int, missing: int
 ) -> Prospect:
     family = family_of(model)
-    permitted = commercial_use_of(licence) if model.overrides.commercial_use is None else model.overrides.commercial_use
-    if licence is None and permitted is None:
-        permitted = family.commercial_use
+    entry = CatalogueModel.available(model, ModelSpec(licence=licence))
     return Prospect(
         family=family,
-        licence=licence or family.licence,
-        commercial_use=permitted,
+        licence=entry.licence,
+        commercial_use=entry.commercial_use,
         total_bytes=total,
         missing_bytes=missing,
         parameters=parameters,
-        side=model.overrides.width or family.side or _native_side(model),
-        denoiser="unet" if "unet" in model.index else "transformer",
+        pixels=math.prod(family.native_size(model)),
+        denoiser=model.denoiser,
         is_compressed=bool(model.file_parts) and model.path.suffix != SUFFIX,
     )
-
-
-def _native_side(model: LocalModel) -> int:
-    size = model.config("unet").get("sample_size")
-    return size * 8 if isinstance(size, int) else USUAL_SIDE

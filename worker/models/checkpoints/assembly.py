@@ -1,6 +1,7 @@
 """Describes a single file as a model: alone with the bundled configurations, or on a base model."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -8,11 +9,14 @@ from worker.models.checkpoints import configurations
 from worker.models.checkpoints.header import read_header
 from worker.models.checkpoints.recognition import NotACheckpoint, Recognised, UnknownFamily, recognise
 from worker.models.checkpoints.tensor_names import Role
+from worker.models.contents.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel, ModelFormat
 from worker.models.overrides import ModelOverrides
 
 GGUF = ".gguf"
 BUNDLED = configurations.TOKENIZERS.parent
+#: The model of a base by its name, or, for None, one with a pipeline among these; None if there is none.
+FindBase = Callable[[str | None, frozenset[str]], LocalModel | None]
 #: For messages.
 FAMILY_NAMES = {
     "sd15": "Stable Diffusion 1.5",
@@ -34,26 +38,45 @@ class NeedsBase(Exception):
 
 
 def describe_file(
-    name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None, revision: str
+    name: str, path: Path, overrides: ModelOverrides, find_base: FindBase, revision: str
 ) -> tuple[LocalModel, Recognised | None]:
     """The model in a file, and what its header says; None for files that only their base describes.
 
-    Raises NotACheckpoint, NeedsBase, InvalidHeader and OSError.
+    `revision` is that of the file. Raises NotACheckpoint, NeedsBase, InvalidHeader, OSError, and what `find_base`
+    raises.
     """
+    base = find_base(overrides.base, frozenset()) if overrides.base else None
+    if overrides.base and base is None:
+        raise NeedsBase(f"Its base {overrides.base} is not available: `imagegen models pull {overrides.base}`.")
+    try:
+        model, recognised = _describe(name, path, overrides, base)
+    except NeedsBase as error:
+        base = find_base(None, error.pipelines) if base is None and error.pipelines else None
+        if base is None:
+            raise
+        model, recognised = _describe(name, path, overrides, base)
+    if base is not None:
+        revision = revision_of_files([(base.name, base.revision), (path.name, revision)])
+    return replace(model, revision=revision), recognised
+
+
+def _describe(
+    name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None
+) -> tuple[LocalModel, Recognised | None]:
     if path.suffix == GGUF:
-        return _gguf(name, path, overrides, base, revision), None
+        return _gguf(name, path, overrides, base), None
     header = read_header(path)
     try:
         recognised = recognise(header, path.stem)
     except UnknownFamily:
         if base is None:
             raise
-        return _on_base(name, path, overrides, base, revision, {}, ModelFormat.TRANSFORMER), None
-    return _recognised(name, path, overrides, base, revision, recognised), recognised
+        return _on_base(name, path, overrides, base), None
+    return _recognised(name, path, overrides, base, recognised), recognised
 
 
 def _recognised(
-    name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None, revision: str, found: Recognised
+    name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None, found: Recognised
 ) -> LocalModel:
     lacking = [part for part in found.missing if base is None or part not in base.parts]
     if lacking:
@@ -76,14 +99,13 @@ def _recognised(
         index=index,
         overrides=overrides,
         family_key=found.variant.family_key,
-        revision=revision,
         configs=configs,
         file_parts={part: str(role) for part, role in found.roles.items()},
         tokenizers={part: value for part, value in tokenizers.items() if part in present},
     )
 
 
-def _gguf(name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None, revision: str) -> LocalModel:
+def _gguf(name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None) -> LocalModel:
     with path.open("rb") as file:
         magic = file.read(8)
     if magic[:4] != b"GGUF" or int.from_bytes(magic[4:], "little") not in (2, 3):
@@ -93,33 +115,22 @@ def _gguf(name: str, path: Path, overrides: ModelOverrides, base: LocalModel | N
             f"A GGUF file holds only the transformer: name its base model in {path.stem}.imagegen.json beside it, as "
             '{"base": "owner/name"}.'
         )
-    return _on_base(name, path, overrides, base, revision, {}, ModelFormat.TRANSFORMER)
+    return _on_base(name, path, overrides, base)
 
 
-def _on_base(
-    name: str,
-    path: Path,
-    overrides: ModelOverrides,
-    base: LocalModel,
-    revision: str,
-    configs: Mapping[str, Mapping[str, Any]],
-    kind: ModelFormat,
-) -> LocalModel:
-    part = next((part for part in ("transformer", "unet") if part in base.parts), None)
-    if part is None:
+def _on_base(name: str, path: Path, overrides: ModelOverrides, base: LocalModel) -> LocalModel:
+    if base.denoiser not in base.parts:
         raise NotACheckpoint(f"Its base {base.name} has no transformer.")
     return LocalModel(
         name=name,
         path=path,
-        format=kind,
+        format=ModelFormat.TRANSFORMER,
         folder=base.folder,
         base=base.name,
         index=base.index,
         overrides=overrides,
         family_key=base.family_key,
-        revision=revision,
-        configs=configs,
-        file_parts={part: str(Role.DENOISER)},
+        file_parts={base.denoiser: str(Role.DENOISER)},
     )
 
 

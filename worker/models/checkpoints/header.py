@@ -7,7 +7,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-SUFFIX = ".safetensors"
 #: The largest known headers, with the captions of a whole training set, have a few megabytes.
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000

@@ -16,8 +16,6 @@ _ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 
 @dataclass(frozen=True)
 class Variant:
-    name: str
-    """inpainting, turbo, lightning, lcm, schnell and so on; empty for the usual one."""
     pipeline_class: str
     scheduler: str | None = None
     """A bundled configuration in place of the family's."""
@@ -35,18 +33,12 @@ def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, word
             return _unet_variant(family, denoiser, header, words, spec)
         case "flux1":
             return _flux_variant(denoiser, words)
-        case "z-image":
-            turbo = _says(words, "turbo")
-            key = "z-image-turbo" if turbo else "z-image"
-            return Variant(
-                "turbo" if turbo else "", "ZImagePipeline", "flow-shift-3" if turbo else None, family_key=key
-            )
-        case "sd3":
-            turbo = _says(words, "turbo")
-            key = "sd3.5-turbo" if turbo else "sd3"
-            return Variant("turbo" if turbo else "", configurations.pipeline_of(family), family_key=key)
+        case "z-image" if _says(words, "turbo"):
+            return Variant("ZImagePipeline", "flow-shift-3", family_key="z-image-turbo")
+        case "sd3" if _says(words, "turbo"):
+            return Variant(configurations.pipeline_of(family), family_key="sd3.5-turbo")
         case _:
-            return Variant("", configurations.pipeline_of(family), family_key=family)
+            return Variant(configurations.pipeline_of(family), family_key=family)
 
 
 def _says(words: str, pattern: str) -> bool:
@@ -73,21 +65,20 @@ def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, w
     pipeline = _CLASSES.get((family, channels[0]))
     if pipeline is None:
         extra = _CHANNELS.get(channels[0], f"{channels[0]} channels")
-        return Variant("", "", rejection=f"This Stable Diffusion needs {extra} as input, which is not supported.")
+        return Variant("", rejection=f"This Stable Diffusion needs {extra} as input, which is not supported.")
     if "edm_mean" in header.tensors:
-        return Variant("", "", rejection="Playground 2.5 is supported as a folder in diffusers' format only.")
+        return Variant("", rejection="Playground 2.5 is supported as a folder in diffusers' format only.")
     inpainting = channels[0] == 9
-    name = "inpainting" if inpainting else ""
     if "time_embed.cond_proj.weight" in denoiser:
         lcm = pipeline if inpainting or family == "sdxl" else "LatentConsistencyModelPipeline"
-        return Variant("lcm", lcm, "lcm")
+        return Variant(lcm, "lcm")
     if _says(words, "lcm"):
-        return Variant("lcm", pipeline, "lcm")
+        return Variant(pipeline, "lcm")
     if kind := next((kind for kind, pattern in _FEW_STEPS.items() if _says(words, pattern)), None):
         scheduler = "euler-ancestral-trailing" if kind == "turbo" else "euler"
-        return Variant(kind, pipeline, scheduler, _trailing(header), family_key=_few_steps_key(family, words))
+        return Variant(pipeline, scheduler, _trailing(header), family_key=_few_steps_key(family, words))
     changes = _prediction(family, inpainting, header, words, spec)
-    return Variant(name, pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
+    return Variant(pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
 
 
 def _few_steps_key(family: str, words: str) -> str | None:
@@ -122,11 +113,11 @@ def _prediction(family: str, inpainting: bool, header: Header, words: str, spec:
 def _flux_variant(denoiser: Mapping[str, Tensor], words: str) -> Variant:
     match denoiser["img_in.weight"].shape[1:2]:
         case (384,):
-            return Variant("fill", "FluxFillPipeline", family_key="flux-fill")
+            return Variant("FluxFillPipeline", family_key="flux-fill")
         case (128,):
-            return Variant("", "", rejection="FLUX.1 Depth and Canny need a control image, which is not supported.")
+            return Variant("", rejection="FLUX.1 Depth and Canny need a control image, which is not supported.")
     if "guidance_in.in_layer.weight" not in denoiser:
-        return Variant("schnell", "FluxPipeline", "flow-shift-1", family_key="flux-schnell")
+        return Variant("FluxPipeline", "flow-shift-1", family_key="flux-schnell")
     if _says(words, "kontext"):
-        return Variant("kontext", "FluxKontextPipeline", family_key="flux-kontext")
-    return Variant("dev", "FluxPipeline", family_key="flux-dev")
+        return Variant("FluxKontextPipeline", family_key="flux-kontext")
+    return Variant("FluxPipeline", family_key="flux-dev")

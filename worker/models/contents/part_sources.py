@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.models import weight_files
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.digests import Content, Digests
 from worker.models.local_model import LocalModel, read_json
 from worker.models.placements import AUTOENCODER
+from worker.models.weight_files import weights_in
 
 #: Says where a configuration comes from, and which version of a library wrote it.
 _ORIGIN = frozenset({"_name_or_path", "_diffusers_version", "_commit_hash", "transformers_version"})
@@ -50,14 +50,12 @@ def is_changed_by_loras(kind: str) -> bool:
 
 def folder_source(kind: str, folder: Path, dtype: str) -> PartSource | None:
     """Of a part in a folder of its own; None without weights. Raises what `source_of` raises."""
-    names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    chosen = weight_files.choose_weights(names, dtype)
-    weights = [name for name in sorted(chosen[1] if chosen else ()) if name.endswith(weight_files.SUFFIX)]
+    weights = weights_in(folder, dtype)
     if not weights:
         return None
-    configs = [name for name in names if name.endswith(".json") and ".index." not in name]
-    named = _named(f"{kind} {dtype}", {name: read_json(folder / name, folder.name) for name in configs})
-    return PartSource(named, tuple(Content.of(folder / name) for name in weights))
+    configs = [file for file in folder.glob("*.json") if ".index." not in file.name]
+    named = _named(f"{kind} {dtype}", {file.name: read_json(file, folder.name) for file in configs})
+    return PartSource(named, tuple(map(Content.of, weights)))
 
 
 def _named(kind: str, configs: Mapping[str, Mapping[str, Any]]) -> str:

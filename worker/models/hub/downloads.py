@@ -26,8 +26,8 @@ from worker.models.download_plans import (
 )
 from worker.models.hub.errors import HubUnreachable, translated_hub_errors
 from worker.models.hub.licences import licence_of_fields
-from worker.models.local_model import index_name, index_names
-from worker.models.required_files import PIPELINE_INDEX, parts_of, read_index, select_files
+from worker.models.local_model import index_name, index_names, read_json
+from worker.models.required_files import PIPELINE_INDEX, parts_of, select_files
 from worker.models.weight_files import width_of
 
 logger = logging.getLogger(__name__)
@@ -130,7 +130,7 @@ class Downloader:
     def _parts(self, name: str, commit: str, index: str) -> Iterable[str]:
         with tempfile.TemporaryDirectory() as temporary, translated_hub_errors(name):
             file = hf_hub_download(name, index, revision=commit, local_dir=temporary, token=self.token)
-            return parts_of(read_index(name, Path(file).read_bytes()), name, index)
+            return parts_of(read_json(Path(file), name), name, index)
 
     def _download_files(self, name: str, commit: str, folder: Path, paths: list[str]) -> None:
         with translated_hub_errors(name):

@@ -1,6 +1,6 @@
 // What people do with an image that is there: use it, vary it, run it again, save it.
 import { imageUrl, sendJson, send } from "./api.js";
-import { fillForm, form } from "./form.js";
+import { fillForm, form, NO_IMAGES } from "./form.js";
 import { readImage } from "./images.js";
 import { submit } from "./jobs.js";
 import { findModel } from "./models.js";
@@ -8,12 +8,13 @@ import { notify, notifyProblem } from "./notices.js";
 
 const MOST_AT_ONCE = 100;
 
-// Take over the settings of a job: "all", "prompt", "seed" or "all but seed".
+// Take over the settings of a job: "all", "prompt" or "seed".
 export async function reuse(job, parts = "all", seed = job.seed) {
   await reporting(async () => {
     const { request, missing } = await requestOfJob(job);
     fillForm({ ...request, seed }, parts);
-    if (missing.length && parts !== "seed" && parts !== "prompt") notify("Input images are not kept: add them again.");
+    if (parts === "all" && missing.length) notify("Input images are not kept: add them again.");
+    else if (parts === "all") form.set(NO_IMAGES);
     focusPrompt();
   });
 }
@@ -27,7 +28,7 @@ async function repeat(job, change) {
   await reporting(async () => {
     const { request, missing } = await requestOfJob(job);
     if (missing.length) {
-      fillForm(change(request), request.seed === change(request).seed ? "all" : "all but seed");
+      fillForm(change(request));
       focusPrompt();
       return notify("Input images are not kept: add them and generate.");
     }

@@ -5,7 +5,8 @@ import { createStore } from "./store.js";
 export const FILES = new URL("..", import.meta.url).pathname;
 export const BASE = FILES.slice(0, FILES.lastIndexOf("/studio/"));
 const KEY = "imagegen-key";
-const UNREACHABLE = "The service does not answer. This page tries again by itself.";
+const UNREACHABLE = "The service does not answer. Try again in a moment.";
+const REFUSED = "The service does not accept this key.";
 
 // `rights` is what GET /api/key says; null until it is known.
 const savedKey = sessionStorage.getItem(KEY) ?? "";
@@ -13,9 +14,9 @@ const isLocked = !savedKey && document.documentElement.dataset.needsKey === "yes
 export const session = createStore({ key: savedKey, rights: null, isLocked, error: "" });
 
 export class Problem extends Error {
-  constructor({ code, detail, retryable = false, status = 0, errors = [] }) {
+  constructor({ code, detail, status = 0 }) {
     super(detail);
-    Object.assign(this, { code, retryable, status, errors });
+    Object.assign(this, { code, status });
   }
 }
 
@@ -31,11 +32,11 @@ export async function send(path, { method = "GET", body, headers, ...options } =
     answer = await fetch(BASE + path, { method, headers: all, body: body && JSON.stringify(body), ...options });
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem({ code: "unreachable", detail: UNREACHABLE, retryable: true });
+    throw new Problem({ code: "unreachable", detail: UNREACHABLE });
   }
   if (answer.ok) return answer;
   const problem = await problemOf(answer);
-  if (problem.status === 401) lock("The service does not accept this key.");
+  if (problem.status === 401) lock();
   throw problem;
 }
 
@@ -44,31 +45,34 @@ export const sendJson = async (path, options) => (await send(path, options)).jso
 async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));
   const detail = said.detail || `The service answered ${answer.status}.`;
-  const fields = (said.errors ?? []).map((error) => error.detail).filter((text) => !detail.includes(text));
-  return new Problem({ ...said, status: answer.status, detail: [detail, ...fields].join(" ") });
+  // The detail tells the first of them.
+  const others = (said.errors ?? []).slice(1).map((error) => `${error.pointer.slice(1)}: ${error.detail}`);
+  return new Problem({ ...said, status: answer.status, detail: [detail, ...others].join(" ") });
 }
 
-function lock(error) {
-  const { key } = session.get();
-  session.set({ isLocked: true, rights: null, error: key ? error : "" });
+export const lock = () => session.set({ isLocked: true, rights: null, error: session.get().key ? REFUSED : "" });
+
+// Calls `task` again and again while somebody sees the page, unless the service refuses its key.
+export function regularly(task, milliseconds) {
+  setInterval(() => document.hidden || session.get().isLocked || task(), milliseconds);
 }
 
-export async function loadRights() {
-  const rights = await sendJson("/api/key");
-  session.set({ rights, isLocked: false, error: "" });
-  return rights;
-}
-
-// The key stays in this tab: it is never stored for longer, and never part of an address.
+// The key stays in this tab: it is never stored for longer, and never part of an address. The page begins anew with it,
+// because another key may see other jobs.
 export async function logIn(key) {
-  sessionStorage.setItem(KEY, key);
-  session.set({ key });
-  await loadRights();
+  session.set({ key, error: "" });
+  try {
+    await sendJson("/api/key");
+    sessionStorage.setItem(KEY, key);
+    location.reload();
+  } catch ({ status, message }) {
+    session.set({ error: status === 401 ? REFUSED : message });
+  }
 }
 
 export function logOut() {
   sessionStorage.removeItem(KEY);
-  session.set({ key: "", rights: null, isLocked: true, error: "" });
+  location.reload();
 }
 
 // The address of an image on this server, whatever name the service has for itself.
@@ -78,9 +82,8 @@ export function imageUrl(image, { isThumbnail = false } = {}) {
   return isThumbnail ? `${url}${search ? "&" : "?"}width=320` : url;
 }
 
-// Whether the service still has an image; null if it does not say so now.
-export async function isStored(url) {
+// What the service answers to a request for an image; 0 if nothing.
+export async function statusOf(url) {
   const answer = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch(() => null);
-  if (answer?.ok) return true;
-  return answer?.status === 404 ? false : null;
+  return answer?.status ?? 0;
 }

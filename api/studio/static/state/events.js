@@ -1,5 +1,5 @@
 // The event stream of all jobs. It resumes where it broke off: after a restart of the service, or when the laptop slept.
-import { headersWith, BASE, Problem, session } from "./api.js";
+import { headersWith, BASE, lock, Problem } from "./api.js";
 import { createStore } from "./store.js";
 
 // The service sends something every 15 seconds.
@@ -8,41 +8,45 @@ const MAX_WAIT_MS = 5_000;
 
 export const connection = createStore({ isOnline: true });
 
-// Calls `handle(type, data)` for each event, for ever. Returns a function that connects again at once.
-export function followEvents(handle) {
-  const stream = { last: "", failures: 0, controller: null, wake: () => {} };
+// Calls `handle(type, data)` for each event, until the service refuses the key. Browsers have six connections to a server
+// for all tabs: one that nobody sees rests unless `isNeeded()`. Call what is returned when that may have changed.
+export function followEvents(handle, isNeeded) {
+  const stream = { last: "", failures: 0, controller: null, isResting: false, wake: () => {} };
   const reconnect = () => {
     stream.failures = 0;
     stream.controller?.abort();
     stream.wake();
   };
+  const restOrGoOn = () => {
+    const wasResting = stream.isResting;
+    stream.isResting = document.hidden && !isNeeded();
+    if (stream.isResting !== wasResting) reconnect();
+  };
   window.addEventListener("online", reconnect);
   document.addEventListener("visibilitychange", () => {
+    restOrGoOn();
     if (!document.hidden && !connection.get().isOnline) reconnect();
   });
+  restOrGoOn();
   run(stream, handle);
-  return reconnect;
+  return restOrGoOn;
 }
 
 async function run(stream, handle) {
   for (;;) {
     try {
-      await connect(stream, handle);
+      if (!stream.isResting) await connect(stream, handle);
     } catch (error) {
-      if (error.status === 401) session.set({ isLocked: true });
+      if (error.status === 401) return lock();
     }
-    if (stream.failures > 0) setOnline(false);
-    stream.failures += 1;
+    if (stream.failures > 0) connection.set({ isOnline: false });
+    stream.failures += stream.isResting ? 0 : 1;
     const wait = Math.min(MAX_WAIT_MS, 250 * 2 ** stream.failures);
     await new Promise((resolve) => {
       stream.wake = resolve;
-      setTimeout(resolve, wait);
+      if (!stream.isResting) setTimeout(resolve, wait);
     });
   }
-}
-
-function setOnline(isOnline) {
-  if (connection.get().isOnline !== isOnline) connection.set({ isOnline });
 }
 
 async function connect(stream, handle) {
@@ -55,7 +59,7 @@ async function connect(stream, handle) {
   const answer = await inTime(fetch(`${BASE}/api/events`, { headers, signal: controller.signal }));
   if (!answer.ok) throw new Problem({ status: answer.status, detail: "" });
   stream.failures = 0;
-  setOnline(true);
+  connection.set({ isOnline: true });
   const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
   let pending = "";
   for (;;) {

@@ -13,7 +13,7 @@ const EMPTY = {
   count: 1, loras: [], format: "png",
 };
 // Images stay in memory: they are too large to be saved. Each is {name, url (data:), width, height}.
-const NO_IMAGES = { images: [], mask: null };
+export const NO_IMAGES = { images: [], mask: null };
 
 export const form = createStore({ ...EMPTY, ...saved(SAVED, {}), ...NO_IMAGES });
 form.subscribe(() => {
@@ -38,9 +38,7 @@ export function isChanged({ prompt, model, images, mask, ...rest }) {
   return Object.entries(rest).some(([name, value]) => JSON.stringify(value) !== JSON.stringify(EMPTY[name]));
 }
 
-export function sizeOf(state, controls) {
-  return { width: state.width ?? controls.width.default, height: state.height ?? controls.height.default };
-}
+export const countOf = (state, controls) => Math.min(state.count, controls?.count ?? 1);
 
 // The request that the form stands for, with only what this model has and what was chosen.
 export function requestOf(state, { name, controls }) {
@@ -49,7 +47,7 @@ export function requestOf(state, { name, controls }) {
     height: state.height, num_inference_steps: controls?.steps ? state.steps : null,
     guidance_scale: controls?.guidance ? state.guidance : null,
     scheduler: controls?.schedulers.includes(state.scheduler) ? state.scheduler : null, seed: state.seed,
-    num_images: state.count > 1 ? Math.min(state.count, controls?.count ?? 1) : null, loras: lorasOf(state, controls),
+    num_images: countOf(state, controls) > 1 ? countOf(state, controls) : null, loras: lorasOf(state, controls),
     output_format: state.format === "png" ? null : state.format, label: state.label.trim() || null,
     ...inputsOf(state, controls),
   };
@@ -71,7 +69,7 @@ function inputsOf(state, controls) {
   };
 }
 
-// Fill the form from the request of a job or the recipe of a file. `parts`: "all", "prompt", "seed" or "all but seed".
+// Fill the form from the request of a job or the recipe of a file. `parts`: "all", "prompt" or "seed".
 export function fillForm(request, parts = "all") {
   if (parts === "seed") return form.set({ seed: request.seed ?? null });
   const prompts = { prompt: request.prompt ?? "", negative: request.negative_prompt ?? "" };
@@ -81,7 +79,7 @@ export function fillForm(request, parts = "all") {
     width: request.width ?? null, height: request.height ?? null,
     steps: request.num_inference_steps ?? null, guidance: request.guidance_scale ?? null,
     strength: request.strength ?? null, scheduler: request.scheduler ?? null,
-    seed: parts === "all" ? (request.seed ?? null) : null, count: request.num_images ?? 1,
+    seed: request.seed ?? null, count: request.num_images ?? 1,
     loras: request.loras ?? [], format: request.output_format ?? "png",
   });
 }

@@ -14,8 +14,5 @@ export function formatSeconds(seconds) {
   return `${Math.round(seconds / 3600)} h`;
 }
 
-export function formatTime(iso) {
-  return new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
-}
-
+export const formatTime = (iso) => new Date(iso).toLocaleString(undefined, { dateStyle: "medium", timeStyle: "short" });
 export const plural = (count, noun) => `${count} ${noun}${count === 1 ? "" : "s"}`;

@@ -6,12 +6,9 @@ const MAX_BYTES = 20 * 1024 * 1024;
 export async function readImage(blob, name = "image") {
   if (!blob.type.startsWith("image/")) throw new Error(`${name} is not an image.`);
   if (blob.size > MAX_BYTES) throw new Error(`${name} is larger than 20 MB.`);
-  let bitmap;
-  try {
-    bitmap = await createImageBitmap(blob);
-  } catch {
+  const bitmap = await createImageBitmap(blob).catch(() => {
     throw new Error(`${name} is damaged, or of a kind that this browser cannot read.`);
-  }
+  });
   const { width, height } = bitmap;
   bitmap.close();
   return { name, url: await dataUrl(blob), width, height };
@@ -19,9 +16,7 @@ export async function readImage(blob, name = "image") {
 
 function dataUrl(blob) {
   return new Promise((resolve, reject) => {
-    const reader = new FileReader();
-    reader.onload = () => resolve(reader.result);
-    reader.onerror = () => reject(reader.error);
+    const reader = Object.assign(new FileReader(), { onload: () => resolve(reader.result), onerror: () => reject(reader.error) });
     reader.readAsDataURL(blob);
   });
 }

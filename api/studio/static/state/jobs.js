@@ -1,18 +1,23 @@
 // All jobs that this page knows: the gallery's list, and live changes from the event stream.
-import { sendJson } from "./api.js";
+import { regularly, sendJson } from "./api.js";
 import { announce, notifyProblem } from "./notices.js";
 import { createStore } from "./store.js";
 
 const PAGE = 100;
+const SAVED = "imagegen-jobs";
 const RETRY_MS = 2_000;
 const WAITING_MS = 2_000;
 const MOST_WAITING = 5;
 export const isUnfinished = (state) => state === "queued" || state === "running";
+// The jobs of this tab that have not ended. A reload of the page goes on with them.
+export const openOfTab = ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state));
+const reloaded = JSON.parse(sessionStorage.getItem(SAVED) ?? "[]");
+addEventListener("pagehide", () => sessionStorage.setItem(SAVED, JSON.stringify(openOfTab(jobs.get()))));
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
 // `mine` holds the jobs of this tab, and `current` is the one that the stage shows.
 export const jobs = createStore({
-  byId: new Map(), ids: [], hidden: new Set(), mine: [], current: null,
+  byId: new Map(), ids: [], hidden: new Set(), mine: reloaded, current: reloaded[0] ?? null,
   filter: { q: "", model: "", state: "", pinned: false },
   cursor: null, isLoading: false, isComplete: false, error: "",
 });
@@ -22,10 +27,10 @@ export const titleOf = ({ request, label }) => request.prompt.trim() || label ||
 
 // What the page keeps of each job: a fifth of what the API sends.
 function slim(job) {
-  const { id, state, model, backend, pinned, label, error, warnings, created_at: createdAt, request } = job;
+  const { id, state, model, pinned, label, error, warnings, request } = job;
   return {
-    id, state, model, backend, pinned, label, error, warnings, createdAt,
-    prompt: request.prompt, title: titleOf(job), seed: request.seed, width: request.width, height: request.height, count: request.num_images ?? 1,
+    id, state, model, pinned, label, error, warnings,
+    prompt: request.prompt, title: titleOf(job), seed: request.seed, width: request.width, height: request.height,
     images: job.images.filter((image) => image.url),
     progress: job.progress, position: job.queue_position, wait: job.estimated_wait_seconds, load: job.loading,
   };
@@ -108,8 +113,9 @@ let retry = 0;
 // Repeated until it succeeds, because the events of that time do not come again.
 async function reload() {
   clearTimeout(retry);
-  const { byId, filter, ids } = jobs.get();
+  const { byId, filter, ids, mine } = jobs.get();
   const open = [...byId.values()].filter((job) => isUnfinished(job.state)).map((job) => job.id);
+  open.push(...mine.filter((id) => !byId.has(id)));
   try {
     const page = await sendJson(`/api/jobs?${queryOf(filter, null)}`);
     if (jobs.get().filter === filter) replaceFirst(page, new Set(ids));
@@ -132,23 +138,20 @@ function replaceFirst(page, before) {
   if (!first.length) loadMore();
 }
 
-async function read(id) {
-  try {
-    return upsert(await sendJson(`/api/jobs/${id}`));
-  } catch (error) {
+// All that the service knows of a job; undefined if it is deleted.
+export async function read(id) {
+  const full = await sendJson(`/api/jobs/${id}`).catch((error) => {
     if (error.status !== 404) throw error;
-    forget(id);
-    return null;
-  }
+  });
+  full ? upsert(full) : forget(id);
+  return full;
 }
-
-export const refresh = (id) => read(id).catch(() => null);
 
 // No event tells that a job of this tab has fewer jobs before it.
 export function followQueue() {
-  setInterval(() => {
+  regularly(() => {
     const { byId, mine } = jobs.get();
-    const waiting = document.hidden ? [] : mine.filter((id) => byId.get(id)?.state === "queued");
+    const waiting = mine.filter((id) => byId.get(id)?.state === "queued");
     for (const id of waiting.slice(-MOST_WAITING)) refreshPlace(id, byId.get(id));
   }, WAITING_MS);
 }

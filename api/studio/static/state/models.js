@@ -1,5 +1,5 @@
 // The models of the service, and the controls that each of them has. The only file that knows how the API lists models.
-import { send, sendJson } from "./api.js";
+import { regularly, send, sendJson } from "./api.js";
 import { createStore } from "./store.js";
 
 const REFRESH_MS = 5_000;
@@ -29,9 +29,7 @@ export async function loadModels() {
 
 // Keep the list fresh while the page is visible.
 export function followModels() {
-  setInterval(() => {
-    if (!document.hidden) loadModels().catch(() => {});
-  }, REFRESH_MS);
+  regularly(() => loadModels().catch(() => {}), REFRESH_MS);
   return loadModels();
 }
 

@@ -4,22 +4,18 @@ import { createStore } from "./store.js";
 const SHOWN_MS = 6_000;
 let number = 0;
 
-export const notices = createStore({ shown: [], spoken: "" });
+// `dialogs` says how many are open: messages are shown in the last one, because all below it is out of reach.
+export const notices = createStore({ shown: [], spoken: "", dialogs: 0 });
 
 // Speak politely, without showing anything.
-export function announce(text) {
-  notices.set({ spoken: text });
-}
+export const announce = (spoken) => notices.set({ spoken });
 
 // Show a message; `action` is a button {label, run}. It vanishes by itself unless it is an error.
-export function notify(text, { action, isError = false, onEnd } = {}) {
+export function notify(text, { action, isError = false } = {}) {
   const id = (number += 1);
   const notice = { id, text, action, isError };
   notices.set(({ shown }) => ({ shown: [...shown.slice(-3), notice], spoken: text }));
-  const timer = setTimeout(() => {
-    dismiss(id);
-    onEnd?.();
-  }, isError ? 2 * SHOWN_MS : SHOWN_MS);
+  const timer = setTimeout(() => dismiss(id), isError ? 2 * SHOWN_MS : SHOWN_MS);
   return () => {
     clearTimeout(timer);
     dismiss(id);
@@ -28,8 +24,7 @@ export function notify(text, { action, isError = false, onEnd } = {}) {
 
 // A refused key is told by the login.
 export function notifyProblem(error) {
-  if (error.status === 401) return;
-  notify(error.message, { isError: true });
+  if (error.status !== 401) notify(error.message, { isError: true });
 }
 
 export function dismiss(id) {

@@ -5,6 +5,7 @@ const MAX_FILE = 64 * 1024 * 1024;
 const MAX_TEXT = 4 * 1024 * 1024;
 const latin1 = new TextDecoder("latin1");
 const utf8 = new TextDecoder();
+const READERS = [["imagegen", "imagegen", ownRequest], ["parameters", "AUTOMATIC1111", parametersRequest], ["prompt", "ComfyUI", comfyRequest]];
 
 // {source, request}, or null for a file that says nothing.
 export async function readRecipe(file) {
@@ -12,20 +13,10 @@ export async function readRecipe(file) {
   const bytes = new Uint8Array(await file.arrayBuffer());
   const isPng = PNG.every((byte, index) => bytes[index] === byte);
   const texts = isPng ? await pngTexts(bytes) : exifTexts(bytes);
-  return recipeOf(texts);
-}
-
-export function recipeOf(texts) {
-  const readers = [
-    ["imagegen", (text) => ({ source: "imagegen", request: ownRequest(text) })],
-    ["parameters", (text) => ({ source: "AUTOMATIC1111", request: parametersRequest(text) })],
-    ["prompt", (text) => ({ source: "ComfyUI", request: comfyRequest(text) })],
-  ];
-  for (const [keyword, read] of readers) {
-    if (!texts[keyword]) continue;
+  for (const [keyword, source, read] of READERS) {
     try {
-      const recipe = read(texts[keyword]);
-      if (recipe.request?.prompt) return recipe;
+      const request = texts[keyword] && read(texts[keyword]);
+      if (request?.prompt) return { source, request };
     } catch {
       // Not what its keyword promises.
     }
@@ -122,10 +113,7 @@ function unquoted(value) {
   try { return JSON.parse(value); } catch { return value; }
 }
 
-function numberOf(value) {
-  const number = Number(value);
-  return value === undefined || value === "" || Number.isNaN(number) ? undefined : number;
-}
+const numberOf = (value) => (value && !Number.isNaN(Number(value)) ? Number(value) : undefined);
 
 // The graph as the API of ComfyUI has it: {id: {class_type, inputs}}, where a link is [id, output].
 function comfyRequest(text) {

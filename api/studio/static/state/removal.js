@@ -1,5 +1,6 @@
 // Deleting jobs: hidden at once, and deleted when nobody has undone it for some seconds or when the page is left.
 import { Problem, send } from "./api.js";
+import { plural } from "./format.js";
 import { forget, isUnfinished, jobs } from "./jobs.js";
 import { announce, notify, notifyProblem } from "./notices.js";
 
@@ -12,19 +13,16 @@ export function removeWithUndo(ids) {
   setHidden(wanted, true);
   const timer = setTimeout(() => purge(wanted), UNDO_MS);
   for (const id of wanted) doomed.set(id, timer);
-  const close = notify(wanted.length === 1 ? "Image deleted" : `${wanted.length} jobs deleted`, {
-    action: {
-      label: "Undo",
-      run() {
-        clearTimeout(timer);
-        for (const id of wanted) doomed.delete(id);
-        setHidden(wanted, false);
-        announce("Restored");
-        close();
-      },
-    },
-  });
-  return close;
+  const images = wanted.flatMap((id) => jobs.get().byId.get(id).images).length;
+  const undo = () => {
+    clearTimeout(timer);
+    for (const id of wanted) doomed.delete(id);
+    setHidden(wanted, false);
+    announce("Restored");
+    close();
+  };
+  const text = images ? plural(images, "image") : plural(wanted.length, "job");
+  const close = notify(`${text} deleted`, { action: { label: "Undo", run: undo } });
 }
 
 function setHidden(ids, isHidden) {

@@ -49,10 +49,13 @@ function pythonValue(request) {
 
 export async function copyText(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
-  // Without HTTPS, browsers have no clipboard but this one.
+  // Without HTTPS, browsers have no clipboard but this one, and select nothing outside an open dialog.
   const area = Object.assign(document.createElement("textarea"), { value: text });
-  document.body.append(area);
+  const focused = document.activeElement;
+  (focused.closest("dialog") ?? document.body).append(area);
   area.select();
-  document.execCommand("copy");
+  const isCopied = document.execCommand("copy");
   area.remove();
+  focused.focus();
+  if (!isCopied) throw new Error("This browser copies only over HTTPS.");
 }

@@ -1,6 +1,6 @@
 // The title and the icon of the tab tell how far the jobs of this tab are, and when they are done.
 import { FILES } from "./api.js";
-import { isUnfinished, jobs } from "./jobs.js";
+import { jobs, openOfTab } from "./jobs.js";
 
 const NAME = "imagegen";
 let ended = 0;
@@ -16,11 +16,11 @@ export function followTitle() {
 
 function update() {
   const { byId, mine } = jobs.get();
-  const known = mine.map((id) => byId.get(id)).filter(Boolean);
-  const open = known.filter((job) => isUnfinished(job.state));
+  const open = openOfTab(jobs.get()).map((id) => byId.get(id));
+  const endedNow = mine.filter((id) => byId.has(id)).length - open.length;
   // A quick job may have ended before the page hears that it was accepted.
-  if (known.length - open.length > ended && !open.length && !document.hasFocus()) isDone = true;
-  ended = known.length - open.length;
+  if (endedNow > ended && !open.length && !document.hasFocus()) isDone = true;
+  ended = endedNow;
   const fraction = open.reduce((sum, job) => sum + (job.progress?.fraction ?? 0), 0) / (open.length || 1);
   const title = open.length ? `${Math.round(100 * fraction)} % · ${NAME}` : isDone ? `Done · ${NAME}` : NAME;
   if (document.title !== title) document.title = title;

@@ -5,11 +5,6 @@ import { IconButton } from "./icons.js";
 
 const MOST_LORAS = 5;
 
-function Reset({ name, label, value }) {
-  if (value === null) return null;
-  return html`<${IconButton} icon="reset" label=${`Reset ${label} to the default`} onClick=${() => form.set({ [name]: null })} />`;
-}
-
 // A slider and a number for one value.
 export function Range({ name, label, hint, range, value }) {
   const shown = value ?? range.default;
@@ -21,7 +16,7 @@ export function Range({ name, label, hint, range, value }) {
   return html`<div class="field">
     <div class="field-head">
       <label for=${name}>${label}</label>
-      <${Reset} name=${name} label=${label} value=${value} />
+      ${value !== null && html`<${IconButton} icon="reset" label=${`Reset ${label} to the default`} onClick=${() => form.set({ [name]: null })} />`}
       <input id=${`${name}-number`} type="number" aria-label=${`${label} as a number`} ...${common} onChange=${set} />
     </div>
     <input id=${name} type="range" ...${common} onInput=${set} title=${hint} />
@@ -32,7 +27,7 @@ export function Choice({ name, label, options, value, none }) {
   const set = (event) => form.set({ [name]: event.target.value || null });
   return html`<div class="field">
     <div class="field-head"><label for=${name}>${label}</label></div>
-    <select id=${name} value=${value ?? ""} onChange=${set}>
+    <select id=${name} value=${options.includes(value) ? value : ""} onChange=${set}>
       ${none && html`<option value="">${none}</option>`}
       ${options.map((option) => html`<option key=${option} value=${option}>${option}</option>`)}
     </select>

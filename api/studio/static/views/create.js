@@ -2,7 +2,7 @@
 import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { focusPrompt } from "../state/actions.js";
 import { session } from "../state/api.js";
-import { form, history, isChanged, MAX_SEED, requestOf, resetForm } from "../state/form.js";
+import { countOf, form, history, isChanged, MAX_SEED, requestOf, resetForm } from "../state/form.js";
 import { submit } from "../state/jobs.js";
 import { findModel, models, whenKnown } from "../state/models.js";
 import { announce } from "../state/notices.js";
@@ -22,11 +22,15 @@ export function Create() {
   const isReadOnly = rights?.may_write === false;
   const generate = async (event) => {
     event?.preventDefault();
-    if (!form.get().prompt.trim()) return focusPrompt();
+    if (status.isBusy) return;
+    if (!form.get().prompt.trim()) {
+      setStatus({ isBusy: false, problem: "Say what the image should show." });
+      return focusPrompt();
+    }
     setStatus({ isBusy: true, problem: "" });
     setStatus({ isBusy: false, problem: await submitForm() });
   };
-  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${(event) => isGenerateKey(event) && generate(event)}>
+  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && generate(event)}>
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />
@@ -35,13 +39,11 @@ export function Create() {
     <div class="create-bar">
       ${status.problem && html`<p class="problem" role="alert">${status.problem}</p>`}
       ${isReadOnly && html`<p class="hint">This key is read-only: it cannot make images.</p>`}
-      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${state.count} />`}
+      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${countOf(state, model.controls)} />`}
       <button type="submit" class="primary generate" disabled=${isReadOnly || (list && !model)}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
     </div>
   </form>`;
 }
-
-const isGenerateKey = (event) => event.key === "Enter" && (event.ctrlKey || event.metaKey);
 
 // The problem in words, '' if there is none.
 async function submitForm() {
@@ -64,20 +66,23 @@ function showStage() {
 }
 
 function Prompt({ value }) {
-  const position = useRef(-1);
+  const past = useRef({});
   const area = useRef();
   useLayoutEffect(() => area.current.focus(), []);
   const onKeyDown = (event) => {
     const step = { ArrowUp: 1, ArrowDown: -1 }[event.key];
     if (!event.altKey || !step) return;
     event.preventDefault();
-    const prompts = history.all();
-    position.current = Math.max(-1, Math.min(prompts.length - 1, position.current + step));
-    if (position.current >= 0) form.set({ prompt: prompts[position.current] });
+    // What was typed last comes before all earlier prompts.
+    const { at, draft } = past.current.shown === value ? past.current : { at: 0, draft: value };
+    const prompts = [draft, ...history.all().filter((prompt) => prompt !== draft)];
+    const next = Math.max(0, Math.min(prompts.length - 1, at + step));
+    past.current = { at: next, draft, shown: prompts[next] };
+    form.set({ prompt: prompts[next] });
   };
   return html`<div class="field prompt">
     <label for="prompt">Prompt</label>
-    <textarea id="prompt" ref=${area} rows="4" maxlength="4000" required placeholder="What should the image show?" value=${value}
+    <textarea id="prompt" ref=${area} rows="4" required placeholder="What should the image show?" value=${value}
       onInput=${(event) => form.set({ prompt: event.target.value })} onKeyDown=${onKeyDown} />
   </div>`;
 }
@@ -86,11 +91,11 @@ function Settings({ state, controls }) {
   return html`<div class="settings">
     ${controls.negative && html`<div class="field">
       <label for="negative">Not in the image</label>
-      <textarea id="negative" rows="1" maxlength="4000" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
+      <textarea id="negative" rows="1" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
     </div>`}
     <${Size} state=${state} controls=${controls} />
     <div class="pair">
-      <${Count} value=${state.count} most=${controls.count} />
+      <${Count} value=${countOf(state, controls)} most=${controls.count} />
       <${Seed} value=${state.seed} />
     </div>
     ${controls.images > 0 && html`<${Inputs} state=${state} controls=${controls} />`}
@@ -118,7 +123,7 @@ function More({ state, controls }) {
 function Count({ value, most }) {
   return html`<div class="field">
     <label for="count">Images</label>
-    <input id="count" type="number" min="1" max=${most} value=${Math.min(value, most)} onChange=${(event) => form.set({ count: Number(event.target.value) || 1 })} />
+    <input id="count" type="number" min="1" max=${most} value=${value} onChange=${(event) => form.set({ count: Math.max(1, Math.round(Number(event.target.value))) })} />
   </div>`;
 }
 

@@ -1,20 +1,25 @@
 // All that is known of an image, and what to take over from it.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { requestOfJob, reuse, runAgain, useAsInput, vary } from "../state/actions.js";
-import { sendJson } from "../state/api.js";
 import { formatBytes, formatSeconds, formatTime } from "../state/format.js";
-import { titleOf } from "../state/jobs.js";
+import { read, titleOf } from "../state/jobs.js";
 import { notify, notifyProblem } from "../state/notices.js";
 import { copyText, languages } from "../state/snippets.js";
 import { Icon } from "./icons.js";
 
-export function Details({ id, state, image, mayWrite, onClose }) {
+export function Details({ id, state, index, mayWrite, onClose }) {
   const [job, setJob] = useState(null);
   useEffect(() => {
-    sendJson(`/api/jobs/${id}`).then(setJob, notifyProblem);
-  }, [id, state]);
-  if (job?.id !== id) return html`<aside class="details"></aside>`;
+    const giveUp = (why) => {
+      notify(why, { isError: true });
+      onClose();
+    };
+    const show = (found) => (found ? setJob(found) : giveUp("This job is deleted."));
+    read(id).then(show, (error) => (state ? notifyProblem(error) : giveUp(error.message)));
+  }, [state]);
+  if (!job) return html`<aside class="details"></aside>`;
   const known = { ...job, title: titleOf(job), prompt: job.request.prompt, seed: job.request.seed };
+  const image = job.images.find((one) => one.url && one.index === index) ?? job.images.find((one) => one.url);
   const seed = image?.seed ?? known.seed;
   const leave = (action) => () => {
     onClose();

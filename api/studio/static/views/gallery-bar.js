@@ -45,7 +45,7 @@ function Search() {
     timer.current = setTimeout(() => setFilter({ q: event.target.value }), TYPING_MS);
   };
   return html`<label class="search"><${Icon} name="search" />
-    <input id="search" type="search" placeholder="Search prompts and labels" aria-label="Search prompts and labels" value=${text} onInput=${onInput} />
+    <input id="search" type="search" maxlength="200" placeholder="Search prompts and labels" aria-label="Search prompts and labels" value=${text} onInput=${onInput} />
   </label>`;
 }
 

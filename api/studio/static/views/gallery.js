@@ -47,7 +47,7 @@ function Grid({ ids, selected, setSelected, onOpen }) {
   return html`<div class="grid-space" ref=${ref} style=${{ height: `${view.rows * view.pitch}px` }}>
     <ul class="grid" aria-label="Jobs" onKeyDown=${onKeyDown}
       style=${{ transform: `translateY(${view.first * view.pitch}px)`, gridTemplateColumns: `repeat(${view.columns}, 1fr)`, gap: `${GAP}px` }}>
-      ${shown.map((id, index) => html`<${Tile} key=${id} id=${id} position=${first + index + 1} total=${ids.length} size=${view.pitch - GAP}
+      ${shown.map((id, index) => html`<${Tile} key=${id} id=${id} position=${first + index + 1} total=${ids.length}
         isTabStop=${isKnown ? id === focused : index === 0} isSelected=${selected.has(id)} isSelecting=${selected.size > 0}
         onToggle=${toggle} onOpen=${onOpen} />`)}
     </ul>

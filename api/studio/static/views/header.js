@@ -2,15 +2,15 @@
 import { html } from "../vendor/htm-preact.js";
 import { FILES, logOut, session } from "../state/api.js";
 import { connection } from "../state/events.js";
-import { isUnfinished, jobs } from "../state/jobs.js";
+import { jobs, openOfTab } from "../state/jobs.js";
 import { plural } from "../state/format.js";
 import { useStore } from "../state/store.js";
-import { IconButton } from "./icons.js";
+import { Icon, IconButton } from "./icons.js";
 
 export function Header({ place, onHelp }) {
   const { isOnline } = useStore(connection);
   const rights = useStore(session, (state) => state.rights);
-  const open = useStore(jobs, ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state)).length);
+  const open = useStore(jobs, (state) => openOfTab(state).length);
   const link = (hash, label) => html`<a href=${hash} aria-current=${place === hash ? "page" : undefined}>${label}</a>`;
   return html`<header class="top">
     <a class="brand" href="#/"><img src=${`${FILES}icon.svg`} alt="" width="24" height="24" /> imagegen</a>
@@ -19,7 +19,7 @@ export function Header({ place, onHelp }) {
       ${!isOnline && html`<span class="offline"><span class="dot broken"></span> The service does not answer; trying again…</span>`}
       ${isOnline && open > 0 && html`<span class="hint">${plural(open, "job")} running</span>`}
     </span>
-    ${rights?.required && html`<button type="button" class="plain" onClick=${logOut} title="Log out">${rights.name}${rights.may_write ? "" : " (read-only)"}, log out</button>`}
+    ${rights?.required && html`<button type="button" class="plain who" onClick=${logOut} title="Log out"><${Icon} name="leave" /> <span>${rights.name}${rights.may_write ? "" : " (read-only)"}, log out</span></button>`}
     <${IconButton} icon="moon" label="Light or dark" onClick=${toggleTheme} />
     <${IconButton} icon="help" label="Keys" onClick=${onHelp} />
   </header>`;

@@ -1,25 +1,15 @@
 // Asks for an API key where the service needs one. The key stays in this tab.
-import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { html, useLayoutEffect, useRef } from "../vendor/htm-preact.js";
 import { logIn, session } from "../state/api.js";
 import { useStore } from "../state/store.js";
 
-export function Login({ onLogin }) {
+export function Login() {
   const { error } = useStore(session);
-  const [problem, setProblem] = useState("");
-  const [isBusy, setBusy] = useState(false);
   const field = useRef();
   useLayoutEffect(() => field.current.focus(), []);
-  const onSubmit = async (event) => {
+  const onSubmit = (event) => {
     event.preventDefault();
-    setBusy(true);
-    try {
-      await logIn(new FormData(event.target).get("key").trim());
-      onLogin();
-    } catch (failure) {
-      setProblem(failure.status === 401 ? "The service does not accept this key." : failure.message);
-    } finally {
-      setBusy(false);
-    }
+    logIn(new FormData(event.target).get("key").trim());
   };
   return html`<main class="login">
     <form onSubmit=${onSubmit}>
@@ -27,8 +17,8 @@ export function Login({ onLogin }) {
       <label for="key">API key</label>
       <input id="key" name="key" type="password" required autocomplete="current-password" ref=${field} aria-describedby="key-help" />
       <p id="key-help" class="hint">Your operator has it (<code>SD_API_KEY</code>). It is kept in this tab only, until you close it.</p>
-      ${(problem || error) && html`<p role="alert" class="problem">${problem || error}</p>`}
-      <button type="submit" class="primary" disabled=${isBusy}>Log in</button>
+      ${error && html`<p role="alert" class="problem">${error}</p>`}
+      <button type="submit" class="primary">Log in</button>
     </form>
   </main>`;
 }

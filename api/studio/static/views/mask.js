@@ -3,7 +3,8 @@ import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { Dialog } from "./dialog.js";
 import { Icon } from "./icons.js";
 
-const MAX_UNDO = 30;
+// A stroke on a photo of a phone takes 50 MB to undo.
+const MAX_UNDO = 30, MAX_UNDO_PIXELS = 60_000_000;
 const RGB = [91, 107, 255];
 const COLOUR = `rgb(${RGB})`;
 
@@ -30,11 +31,12 @@ class Painting {
   }
 
   remember() {
-    this.past = [...this.past.slice(1 - MAX_UNDO), this.pixels()];
+    const most = Math.min(MAX_UNDO, MAX_UNDO_PIXELS / (this.canvas.width * this.canvas.height));
+    this.past = [this.pixels(), ...this.past].slice(0, Math.max(1, most));
   }
 
   undo() {
-    const before = this.past.pop();
+    const before = this.past.shift();
     if (before) this.context.putImageData(before, 0, 0);
   }
 
@@ -90,7 +92,7 @@ export function MaskEditor({ image, mask, onClose, onDone }) {
     onDone(painting.current.url());
     onClose();
   };
-  return html`<${Dialog} title="Paint what to change" onClose=${onClose} className="mask-editor">
+  return html`<${Dialog} title="Paint what to change" onClose=${onClose} onBeside=${() => {}} className="mask-editor">
     <${Tools} brush=${brush} setBrush=${setBrush} painting=${painting} longest=${Math.max(image.width, image.height)} />
     <div class="mask-stage">
       <div class="mask-layers" style=${{ aspectRatio: `${image.width} / ${image.height}`, width: `min(100%, ${(56 * image.width) / image.height}vh)` }}>
@@ -113,7 +115,7 @@ function Tools({ brush, setBrush, painting, longest }) {
     ${tool(false, "Brush")} ${tool(true, "Eraser")}
     <label>Size <input type="range" min="2" max=${Math.round(longest / 2)} value=${brush.size} onInput=${(event) => setBrush({ ...brush, size: Number(event.target.value) })} /></label>
     <button type="button" onClick=${() => painting.current.invert()}>Invert</button>
-    <button type="button" onClick=${() => painting.current.undo()}><${Icon} name="undo" /> Undo</button>
+    <button type="button" onClick=${() => painting.current.undo()}><${Icon} name="reset" /> Undo</button>
     <button type="button" onClick=${() => painting.current.clear()}>Clear</button>
   </div>`;
 }

@@ -56,9 +56,5 @@ export function Price({ model, count }) {
   return html`<p class="hint">Costs about <strong>${round(each * count)} credits</strong>, as the last time.${left}</p>`;
 }
 
-function lastPrice(found) {
-  const costs = found.flatMap((job) => job.providers.map((task) => task.cost)).filter((cost) => cost !== null);
-  return costs.length ? costs[0] : null;
-}
-
+const lastPrice = (found) => found.flatMap((job) => job.providers.map((task) => task.cost)).find((cost) => cost !== null) ?? null;
 const round = (value) => Math.round(value * 100) / 100;

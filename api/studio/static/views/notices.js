@@ -4,20 +4,18 @@ import { dismiss, notices } from "../state/notices.js";
 import { useStore } from "../state/store.js";
 import { IconButton } from "./icons.js";
 
-export function Notices() {
-  const { shown } = useStore(notices);
+// `level` is 0 for the page, and otherwise that of the dialog around it.
+export function Notices({ level = 0 }) {
+  const { shown, spoken, dialogs } = useStore(notices);
+  if (level !== dialogs) return null;
   return html`<div class="notices">
-    ${shown.map(
-      ({ id, text, action, isError }) => html`<div key=${id} class=${`notice ${isError ? "error" : ""}`}>
-        <span>${text}</span>
-        ${action && html`<button type="button" class="plain" onClick=${action.run}>${action.label}</button>`}
-        <${IconButton} icon="close" label="Dismiss" onClick=${() => dismiss(id)} />
-      </div>`,
-    )}
-  </div>`;
-}
-
-export function Announcer() {
-  const spoken = useStore(notices, (state) => state.spoken);
-  return html`<div role="status" aria-live="polite" class="visually-hidden">${spoken}</div>`;
+      ${shown.map(
+        ({ id, text, action, isError }) => html`<div key=${id} class=${`notice ${isError ? "error" : ""}`}>
+          <span>${text}</span>
+          ${action && html`<button type="button" class="plain" onClick=${action.run}>${action.label}</button>`}
+          <${IconButton} icon="close" label="Dismiss" onClick=${() => dismiss(id)} />
+        </div>`,
+      )}
+    </div>
+    <div role="status" aria-live="polite" class="visually-hidden">${spoken}</div>`;
 }

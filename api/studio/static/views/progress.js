@@ -1,6 +1,9 @@
 // How far a job is, in words and as a bar.
 import { html } from "../vendor/htm-preact.js";
+import { session } from "../state/api.js";
 import { formatSeconds, plural, formatBytes } from "../state/format.js";
+import { cancel } from "../state/jobs.js";
+import { useStore } from "../state/store.js";
 
 export function describeJob(job) {
   const { state, progress, position, wait, error } = job;
@@ -23,5 +26,14 @@ function describeWait({ load }, position, wait) {
 
 export function Progress({ job }) {
   const fraction = job.state === "running" ? (job.progress?.fraction ?? 0) : null;
-  return html`<progress aria-label=${`Progress of ${job.title}`} max="1" value=${fraction ?? undefined} />`;
+  // A bar that once had a value would stand still at none.
+  return html`<progress key=${fraction === null} aria-label=${`Progress of ${job.title}`} max="1" value=${fraction ?? undefined} />`;
+}
+
+export function Unfinished({ job }) {
+  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
+  return html`<div class="unfinished">
+    <${Progress} job=${job} />
+    ${mayWrite && html`<button type="button" onClick=${() => cancel(job.id)}>Cancel</button>`}
+  </div>`;
 }

@@ -9,6 +9,8 @@ import { IconButton } from "./icons.js";
 import { describe } from "./model-picker.js";
 
 const REFRESH_MS = 3_000;
+// "0" where no Flower runs.
+const FLOWER_PORT = document.documentElement.dataset.flowerPort;
 
 export function Service() {
   const rights = useStore(session, (state) => state.rights);
@@ -33,7 +35,7 @@ export function Service() {
         <li><a href=${`${BASE}/docs`}>API</a></li>
         <li><a href=${`${BASE}/health`}>Health as JSON</a></li>
         <li><a href=${`${BASE}/metrics`}>Metrics for Prometheus</a></li>
-        <li><a href=${`http://${location.hostname}:5555`}>Flower (tasks of Celery)</a></li>
+        ${FLOWER_PORT !== "0" && html`<li><a href=${`http://${location.hostname}:${FLOWER_PORT}`}>Flower (tasks of Celery)</a></li>`}
       </ul>
     </section>`}
   </main>`;

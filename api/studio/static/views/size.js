@@ -1,12 +1,12 @@
 // The size of the image: shapes, the native size of the model, and exact pixels.
 import { html } from "../vendor/htm-preact.js";
-import { form, sizeOf } from "../state/form.js";
+import { form } from "../state/form.js";
 import { IconButton } from "./icons.js";
 
 const SHAPES = [[1, 1], [4, 3], [3, 2], [16, 9], [3, 4], [2, 3], [9, 16]];
 
 // The size with this shape and about as many pixels as the native size, in steps that the model takes.
-export function sizeFor([across, down], { width, height }) {
+function sizeFor([across, down], { width, height }) {
   const pixels = width.default * height.default;
   const fit = (range, side) => {
     const stepped = Math.round(side / range.step) * range.step;
@@ -16,7 +16,7 @@ export function sizeFor([across, down], { width, height }) {
 }
 
 export function Size({ state, controls }) {
-  const { width, height } = sizeOf(state, controls);
+  const [width, height] = [state.width ?? controls.width.default, state.height ?? controls.height.default];
   const isChanged = state.width !== null || state.height !== null;
   const native = controls.width.default / controls.height.default;
   const set = (size) => form.set({ width: size.width, height: size.height });

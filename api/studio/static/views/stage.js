@@ -1,19 +1,19 @@
 // The job that was made last: its preview becoming clear, then its images and what can be done with them.
 import { html } from "../vendor/htm-preact.js";
-import { downloadImage, runAgain, useAsInput, vary } from "../state/actions.js";
+import { downloadImage, focusPrompt, runAgain, useAsInput, vary } from "../state/actions.js";
 import { session } from "../state/api.js";
 import { form } from "../state/form.js";
-import { cancel, isUnfinished, jobs, setPinned } from "../state/jobs.js";
+import { cancel, isUnfinished, jobs, openOfTab, setPinned } from "../state/jobs.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
-import { describeJob, Progress } from "./progress.js";
+import { describeJob, Progress, Unfinished } from "./progress.js";
 import { StoredImage } from "./stored-image.js";
 
 const EXAMPLES = ["a red heart on a blue background", "a penguin on a green background", "a yellow star on a purple background"];
 
 export function Stage({ onOpen }) {
   const job = useStore(jobs, ({ current, byId, hidden }) => (current && !hidden.has(current) ? byId.get(current) : null));
-  const others = useStore(jobs, ({ mine, current, byId }) => mine.filter((id) => id !== current && isUnfinished(byId.get(id)?.state)).join(" "));
+  const others = useStore(jobs, (state) => openOfTab(state).filter((id) => id !== state.current).join(" "));
   return html`<section class="stage" aria-label="Current job">
     ${job ? html`<${Current} job=${job} onOpen=${onOpen} />` : html`<${Empty} />`}
     ${others && html`<${Others} ids=${others.split(" ")} />`}
@@ -23,7 +23,7 @@ export function Stage({ onOpen }) {
 function Empty() {
   const use = (prompt) => {
     form.set({ prompt });
-    document.getElementById("prompt").focus();
+    focusPrompt();
   };
   return html`<div class="stage-empty">
     <h2>Your next image appears here</h2>
@@ -46,7 +46,6 @@ function Current({ job, onOpen }) {
 }
 
 function Shown({ job, onOpen }) {
-  const shape = { aspectRatio: `${job.width ?? 1} / ${job.height ?? 1}` };
   if (job.state === "succeeded" && job.images.length) {
     return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
       ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.title}`} onClick=${() => onOpen(job.id, image.index)}>
@@ -54,16 +53,8 @@ function Shown({ job, onOpen }) {
       </button>`)}
     </div>`;
   }
-  return html`<div class=${`stage-picture ${job.state}`} style=${shape}>
+  return html`<div class="stage-picture">
     ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.title}`} onLoad=${() => performance.mark("imagegen:preview-shown")} />` : html`<${Icon} name="image" />`}
-  </div>`;
-}
-
-function Unfinished({ job }) {
-  const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
-  return html`<div class="stage-wait">
-    <${Progress} job=${job} />
-    ${mayWrite && html`<button type="button" onClick=${() => cancel(job.id)}>Cancel</button>`}
   </div>`;
 }
 

@@ -1,7 +1,8 @@
 // An image of a job. One that does not come, as without a network, is asked for again until it is there or known to be gone.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
-import { imageUrl, isStored } from "../state/api.js";
+import { imageUrl, statusOf } from "../state/api.js";
 import { connection } from "../state/events.js";
+import { read } from "../state/jobs.js";
 
 const MAX_WAIT_MS = 15_000;
 // A bucket does not tell pages of other origins why.
@@ -23,12 +24,14 @@ export function StoredImage({ image, isThumbnail = false, onGone, ...attributes 
     if (!hasFailed) return undefined;
     let timer = null;
     const again = () => set({ attempt: attempt + 1, hasFailed: false });
-    isStored(url).then((stored) => {
-      const isGone = stored === false || (attempt >= MAX_ATTEMPTS && connection.get().isOnline);
-      if (isGone && onGone) onGone();
+    statusOf(url).then((status) => {
+      const isGone = status === 404 || (attempt >= MAX_ATTEMPTS && connection.get().isOnline);
+      // Links work for a limited time. The job has fresh ones.
+      if (status === 401) read(/[0-9a-f-]{36}/.exec(url)[0]).catch(() => {});
+      if (isGone) onGone?.();
       else timer = setTimeout(again, Math.min(MAX_WAIT_MS, 500 * 2 ** attempt));
     });
     return () => clearTimeout(timer);
-  }, [hasFailed]);
+  }, [hasFailed, url]);
   return isWanted && html`<img key=${attempt} src=${url} ...${attributes} onError=${() => set({ attempt, hasFailed: true })} />`;
 }

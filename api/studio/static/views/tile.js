@@ -5,6 +5,7 @@ import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
+import { runKey } from "./keys.js";
 import { describeJob, Progress } from "./progress.js";
 import { StoredImage } from "./stored-image.js";
 
@@ -47,21 +48,18 @@ function Content({ job, isGone, onGone }) {
 }
 
 function onKey(event, job, mayWrite, onToggle) {
-  const keys = {
+  runKey(event, {
     x: () => onToggle(job.id),
     s: () => mayWrite && setPinned(job.id, !job.pinned),
     Delete: () => mayWrite && removeWithUndo([job.id]),
-  };
-  if (event.ctrlKey || event.metaKey || !keys[event.key]) return;
-  event.preventDefault();
-  event.stopPropagation();
-  keys[event.key]();
+  });
 }
 
-// Arrow keys move through the grid, also to images that are not in sight yet.
+// Arrow keys move through the grid, also to images that are not in sight yet. The focus of a deleted one goes to the next.
 export function moveFocus(event, ids, { columns, pitch }, setFocused) {
   const steps = { ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -ids.length, End: ids.length };
   const id = event.target.closest("[data-job]")?.dataset.job;
+  if (event.key === "Delete" && jobs.get().hidden.has(id)) steps.Delete = id === ids.at(-1) ? -1 : 1;
   if (!id || !steps[event.key]) return;
   event.preventDefault();
   const index = Math.max(0, Math.min(ids.length - 1, ids.indexOf(id) + steps[event.key]));

@@ -1,13 +1,17 @@
 // One image on the whole screen, with its data beside it.
 import { html, useEffect, useRef, useState } from "../vendor/htm-preact.js";
 import { downloadImage, vary } from "../state/actions.js";
-import { imageUrl, session } from "../state/api.js";
-import { jobs, loadMore, refresh, setPinned } from "../state/jobs.js";
+import { session } from "../state/api.js";
+import { isUnfinished, jobs, loadMore, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
 import { Details } from "./details.js";
+import { useModal } from "./dialog.js";
 import { IconButton } from "./icons.js";
-import { describeJob } from "./progress.js";
+import { runKey } from "./keys.js";
+import { Notices } from "./notices.js";
+import { describeJob, Unfinished } from "./progress.js";
+import { StoredImage } from "./stored-image.js";
 
 // The places that the arrows go through: every image of every listed job.
 function neighbours(id, index) {
@@ -27,46 +31,42 @@ export function Viewer({ id, index, onMove, onClose }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [zoom, setZoom] = useState(1);
   const [isComparing, setComparing] = useState(false);
-  useEffect(() => {
-    const opener = document.activeElement;
-    dialog.current.showModal();
-    dialog.current.focus();
-    return () => opener?.isConnected && opener.focus();
-  }, []);
-  useEffect(() => {
-    setZoom(1);
-    if (!job) refresh(id).then((found) => found ?? onClose());
-  }, [id, index]);
+  // Restored jobs are neighbours again.
+  useStore(jobs, ({ hidden }) => hidden);
+  const level = useModal(dialog);
+  useEffect(() => dialog.current.focus(), []);
+  // Buttons that vanish take the focus with them, and the keys would do nothing any more.
+  useEffect(() => document.activeElement === document.body && dialog.current.focus());
+  useEffect(() => setZoom(1), [id, index]);
   const view = { job, index, zoom, setZoom, isComparing, setComparing, mayWrite, onMove, onClose, ...neighbours(id, index) };
   return html`<dialog ref=${dialog} class="viewer" tabindex="-1" aria-label="Image" onClose=${onClose} onKeyDown=${(event) => onKey(event, view)}>
-    ${job && html`<${Content} ...${view} />`}
+    <div class="viewer-stage">${job && html`<${Shown} ...${view} />`}</div>
+    <${Details} key=${id} id=${id} state=${job?.state} index=${index} mayWrite=${mayWrite} onClose=${onClose} />
+    <${Notices} level=${level} />
   </dialog>`;
 }
 
-function Content(view) {
+function Shown(view) {
   const { job, index, zoom, setZoom, isComparing, next, onMove, previous } = view;
   const image = job.images.find((other) => other.index === index) ?? job.images[0];
   const other = isComparing && next ? jobs.get().byId.get(next.id) : null;
   const second = other?.images.find(({ index: at }) => at === next.index);
-  return html`<div class="viewer-stage">
-      <${Toolbar} ...${view} image=${image} />
-      ${!image && html`<p class="viewer-empty">${describeJob(job)}</p>`}
-      ${image && second && html`<${Compare} first=${imageUrl(image)} second=${imageUrl(second)} names=${[job.title, other.title]} />`}
-      ${image && !second && html`<${Zoom} src=${imageUrl(image)} alt=${job.title} zoom=${zoom} setZoom=${setZoom} />`}
+  return html`<${Toolbar} ...${view} image=${image} />
+      ${!image && html`<div class="viewer-empty">${describeJob(job)}${isUnfinished(job.state) && html`<${Unfinished} job=${job} />`}</div>`}
+      ${image && second && html`<${Compare} first=${image} second=${second} names=${[job.title, other.title]} />`}
+      ${image && !second && html`<${Zoom} key=${image.url} image=${image} alt=${job.title} zoom=${zoom} setZoom=${setZoom} />`}
       <span class="viewer-arrow left"><${IconButton} icon="left" label="Previous image" disabled=${!previous} onClick=${() => onMove(previous)} /></span>
-      <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>
-    </div>
-    <${Details} id=${job.id} state=${job.state} image=${image} mayWrite=${view.mayWrite} onClose=${view.onClose} />`;
+      <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>`;
 }
 
 function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, mayWrite, onClose, onMove }) {
   return html`<div class="viewer-tools" role="toolbar" aria-label="Image">
     <${IconButton} icon="minus" label="Zoom out" disabled=${zoom <= 1} onClick=${() => setZoom(Math.max(1, zoom / 1.5))} />
-    <${IconButton} icon="plus" label="Zoom in" disabled=${zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
-    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!next} onClick=${() => setComparing(!isComparing)} />
+    <${IconButton} icon="plus" label="Zoom in" disabled=${!image || zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
+    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!image || !next} onClick=${() => setComparing(!isComparing)} />
     ${mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
     ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
-    ${mayWrite && html`<${IconButton} icon="trash" label="Delete" onClick=${() => remove(job, next, onMove, onClose)} />`}
+    ${mayWrite && !isUnfinished(job.state) && html`<${IconButton} icon="trash" label=${job.images.length > 1 ? `Delete all ${job.images.length} images` : "Delete"} onClick=${() => remove(job, next, onMove, onClose)} />`}
     <${IconButton} icon="close" label="Close" onClick=${onClose} />
   </div>`;
 }
@@ -78,25 +78,20 @@ function remove(job, next, onMove, onClose) {
 }
 
 function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous, next, mayWrite, onMove, onClose }) {
-  const isField = event.target.matches("input, textarea, select");
-  if (event.ctrlKey || event.metaKey || isField || !job) return;
-  const keys = {
+  if (!job || event.target.matches("input")) return;
+  runKey(event, {
     ArrowLeft: () => previous && onMove(previous), ArrowRight: () => next && onMove(next),
     "+": () => setZoom(Math.min(8, zoom * 1.5)), "-": () => setZoom(Math.max(1, zoom / 1.5)), 0: () => setZoom(1),
     c: () => setComparing(!isComparing), s: () => mayWrite && setPinned(job.id, !job.pinned),
-    v: () => mayWrite && vary(job), Delete: () => mayWrite && remove(job, next, onMove, onClose),
-  };
-  if (!keys[event.key]) return;
-  event.preventDefault();
-  event.stopPropagation();
-  keys[event.key]();
+    v: () => mayWrite && (onClose(), vary(job)), Delete: () => mayWrite && remove(job, next, onMove, onClose),
+  });
 }
 
 // An image that can be enlarged with the wheel or the keyboard, and moved with the pointer.
-function Zoom({ src, alt, zoom, setZoom }) {
+function Zoom({ image, alt, zoom, setZoom }) {
   const [shift, setShift] = useState({ x: 0, y: 0 });
   const start = useRef(null);
-  useEffect(() => setShift({ x: 0, y: 0 }), [src, zoom === 1]);
+  useEffect(() => setShift({ x: 0, y: 0 }), [zoom === 1]);
   const onWheel = (event) => {
     event.preventDefault();
     setZoom(Math.max(1, Math.min(8, zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
@@ -110,7 +105,7 @@ function Zoom({ src, alt, zoom, setZoom }) {
   const onPointerUp = () => void (start.current = null);
   const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
   return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
-    <img src=${src} alt=${alt} style=${{ transform }} draggable=${false} />
+    <${StoredImage} image=${image} alt=${alt} style=${{ transform }} draggable=${false} />
   </div>`;
 }
 
@@ -119,8 +114,8 @@ function Compare({ first, second, names }) {
   const [share, setShare] = useState(50);
   return html`<div class="compare">
     <div class="compare-layers">
-      <img src=${second} alt=${names[1]} />
-      <img src=${first} alt=${names[0]} style=${{ clipPath: `inset(0 ${100 - share}% 0 0)` }} />
+      <${StoredImage} key=${second.url} image=${second} alt=${names[1]} />
+      <${StoredImage} key=${first.url} image=${first} alt=${names[0]} style=${{ clipPath: `inset(0 ${100 - share}% 0 0)` }} />
       <span class="compare-line" style=${{ left: `${share}%` }}></span>
     </div>
     <input type="range" min="0" max="100" value=${share} aria-label="How much of the first image is shown" onInput=${(event) => setShare(Number(event.target.value))} />

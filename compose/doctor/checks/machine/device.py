@@ -5,10 +5,11 @@ from collections.abc import Iterator
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import PROBE_SECONDS, Installation
+from shared.settings.explanations import install_command
 from shared.workers.devices import Device
 from worker.models.sources import STARTER_NAME
 
-REINSTALL = "Install the packages of the local backends: `make run`, or `pip install -c constraints.txt '.[worker]'`."
+REINSTALL = f"Install the packages of the local backends: `make run`, or `{install_command('worker')}`."
 CUDA_BUILD = (
     "Install a PyTorch with CUDA: https://pytorch.org/get-started/locally; with Docker, use compose/nvidia.yaml."
 )

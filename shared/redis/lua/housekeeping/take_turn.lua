@@ -2,6 +2,7 @@
 -- KEYS: the turn
 -- ARGV: its length in ms
 -- Returns 1, or 0 while another process has the turn.
+-- include limits/full_server
 local turn = KEYS[1]
 local length_ms = ARGV[1]
 

@@ -2,7 +2,9 @@
 -- KEYS: record, events, index of the old state, index of the new state, queue, shares, wake-ups, leases, duration stats,
 --       deadlines, unfinished jobs of the owner, counts
 -- ARGV: see the locals, then pairs of a counter and its increment. Durations are in ms; '' stands for none.
--- Returns 1, or 0 when another process moved the job first or it is deleted.
+-- Returns 1, or 0 when another process moved the job first or it is deleted; also for a job that would return to the queue
+-- although it was cancelled.
+-- include limits/full_server
 -- include queue/fair_queue
 -- include webhooks/outbox
 local record, events, old_index, new_index, leases = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[8]
@@ -17,8 +19,8 @@ local lease_ms, webhooks, first_count = ARGV[16], ARGV[17], 18
 local WEBHOOK_EVENTS = { running = 'started', succeeded = 'succeeded', failed = 'failed', cancelled = 'cancelled' }
 local MAX_WORKLOADS = 256
 
-local current = redis.call('HMGET', record, 'state', 'attempt')
-if current[1] ~= old_state or current[2] ~= old_attempt then
+local current = redis.call('HMGET', record, 'state', 'attempt', 'cancel')
+if current[1] ~= old_state or current[2] ~= old_attempt or (current[3] and new_state == 'queued') then
   return 0
 end
 redis.call('HSET', record, 'doc', doc, 'state', new_state, 'attempt', new_attempt)

@@ -4,6 +4,7 @@
 --       lease in ms, prefix of webhook keys
 -- Returns 'continue', 'cancel' when that was requested, or 'lost' when the job no longer runs in this attempt.
 -- A preview is published, not stored: it is large, and the next one replaces it.
+-- include limits/full_server
 -- include webhooks/outbox
 local record, events, leases = KEYS[1], KEYS[2], KEYS[3]
 local id, channel, attempt, progress, preview = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]

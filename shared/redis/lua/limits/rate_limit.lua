@@ -2,6 +2,7 @@
 -- KEYS: that timestamp, in microseconds
 -- ARGV: microseconds per unit, burst in microseconds, units required now, optional units to take beyond that if allowed
 -- Returns the units taken, or the error 'RATE <milliseconds to wait>' when the limit is exceeded.
+-- include limits/full_server
 local account = KEYS[1]
 local cost, burst, required, optional = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3]), tonumber(ARGV[4])
 

@@ -2,6 +2,7 @@
 -- KEYS: slots by the time in ms at which they expire
 -- ARGV: lease in ms, then the holders
 -- Returns 1.
+-- include limits/full_server
 local slots = KEYS[1]
 local lease_ms, first_holder = ARGV[1], 2
 

@@ -1,6 +1,7 @@
--- Tell whether a living worker of another machine has a model.
+-- Tell whether a worker of another machine has a model.
 -- KEYS: sources of the backend
--- ARGV: model, source of the asking worker, prefix of the entries of a source, lifetime of a source in ms
+-- ARGV: model, source of the asking worker, prefix of the entries of a source, how long a source counts after its last
+--       publication, in ms
 -- Returns 1 or 0.
 local sources = KEYS[1]
 local model, own_source, entries_prefix, lifetime_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])

@@ -2,6 +2,7 @@
 -- KEYS: sources of the backend, entries of this source by name, versions of those entries by name
 -- ARGV: source, '1' if these are all its entries, number of entries, name and entry as JSON of each, then removed names
 -- Returns the new version, or 0 if this source is unknown and has to publish all its entries.
+-- include limits/full_server
 -- A machine that publishes no more is forgotten after a month: containers have a new name at each start.
 local LIFETIME_MS = 30 * 24 * 3600 * 1000
 local sources, entries, versions = KEYS[1], KEYS[2], KEYS[3]

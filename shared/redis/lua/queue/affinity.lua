@@ -1,14 +1,16 @@
 -- Included by next.lua: which queued job suits a worker, by the models in its memory.
 -- include queue/fair_queue
-local AFFINITY = { window_size = 200 }
+local AFFINITY = { window_size = 200, max_read = 2000 }
 
 -- The head of the queue, of which only as much is read as is needed. Entries: {id, rank, model, expected, position}.
+-- `is_tried` holds ids of jobs and names of models to leave out.
 function AFFINITY.window(queue, record_prefix, default_model, is_tried)
-  local ids = redis.call('ZRANGE', queue, 0, AFFINITY.window_size - 1, 'WITHSCORES')
+  local num_ids = next(is_tried) and AFFINITY.max_read or AFFINITY.window_size
+  local ids = redis.call('ZRANGE', queue, 0, num_ids - 1, 'WITHSCORES')
   local entries, next_id = {}, 1
   local window = {}
   function window.get(position)
-    while #entries < position and ids[next_id] do
+    while #entries < math.min(position, AFFINITY.window_size) and ids[next_id] do
       local id, score = ids[next_id], tonumber(ids[next_id + 1])
       next_id = next_id + 2
       local fields = redis.call('HMGET', record_prefix .. id, 'state', 'model', 'expected')
@@ -16,8 +18,9 @@ function AFFINITY.window(queue, record_prefix, default_model, is_tried)
         -- A record that the server lost must not block the queue.
         redis.call('ZREM', queue, id)
         redis.call('ZREM', QUEUE.passed(queue), id)
-      elseif not is_tried[id] then
-        local model = (fields[2] and fields[2] ~= '') and fields[2] or default_model
+      end
+      local model = (fields[2] and fields[2] ~= '') and fields[2] or default_model
+      if fields[1] == 'queued' and not is_tried[id] and not is_tried[model] then
         entries[#entries + 1] = {
           id = id,
           rank = math.floor(score / QUEUE.rank_span),

@@ -7,8 +7,9 @@
 -- KEYS: queue, models in the memory of workers by worker, load stats
 -- ARGV: prefix of records, most jobs to return, worker, `bound_ms` (0 keeps the order of the queue), lifetime of a
 --       worker's entry in ms, backend, its default model, number of models in memory, those models ('' stands for the default
---       one), then ids of jobs to leave out
+--       one), then ids of jobs and names of models to leave out
 -- Returns {'1' if all jobs are left to other workers, else '', doc, provider tasks or '', expected duration in ms, ...}.
+-- include limits/full_server
 -- include queue/affinity
 local queue, residency, load_stats = KEYS[1], KEYS[2], KEYS[3]
 local record_prefix, limit, worker, bound_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])

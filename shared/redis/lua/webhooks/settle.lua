@@ -2,6 +2,7 @@
 -- KEYS: record of its job
 -- ARGV: see the locals. Durations are in ms; '' stands for none.
 -- Returns 1.
+-- include limits/full_server
 -- include webhooks/outbox
 local record = KEYS[1]
 local prefix, id, queue, attempt = ARGV[1], ARGV[2], ARGV[3], ARGV[4]

@@ -2,6 +2,7 @@
 -- KEYS: its capabilities, its start failures
 -- ARGV: capabilities as JSON
 -- Returns 1.
+-- include limits/full_server
 local stored, failures = KEYS[1], KEYS[2]
 local capabilities = ARGV[1]
 

@@ -122,6 +122,11 @@ def test_the_chosen_checkpoint_is_the_callers_own(redis_url: str, tmp_path_facto
         assert checkpoint(bob) == names["null"]["title"]
         assert alice.request("POST", "/sdapi/v1/options", json={"sd_model_checkpoint": ""}).status_code == 200
         assert checkpoint(alice) == names["null"]["title"]
+        # It makes images from others only, so lists do not offer it, and img2img needs it.
+        assert "flux-pro-1.0-fill" not in names
+        filling = {"sd_model_checkpoint": "flux-pro-1.0-fill"}
+        assert bob.request("POST", "/sdapi/v1/options", json=filling).status_code == 200
+        assert checkpoint(bob).startswith("flux-pro-1.0-fill [")
         wrong = alice.request("POST", "/sdapi/v1/options", json={"sd_model_checkpoint": "flux-2-prro"})
         assert "flux-2-pro" in refusal(wrong, 404, "model-not-found")
 

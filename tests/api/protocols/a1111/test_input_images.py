@@ -1,12 +1,15 @@
 """The package webuiapi sends images of another shape than the result, and masks; the null model blends them."""
 
+import base64
+
 import numpy as np
 import pytest
 import webuiapi
 from PIL import Image
 
+from tests.api.images import encoded, scene
 from tests.api.protocols.a1111.test_webuiapi import client_of, pixels_of
-from tests.stack import Stack
+from tests.stack import Api, Stack
 
 RED, GREEN, BLUE = (255, 0, 0), (0, 255, 0), (0, 0, 255)
 #: So little is changed that the result shows what the model began from.
@@ -93,3 +96,24 @@ def test_an_enlarged_image_is_cropped_to_a_size_unless_it_must_not(
 
     assert enlarged.image.size == size
     assert colour(enlarged.image, 20, 20) == ("g" if crop else "r")
+
+
+def test_a_repeated_call_with_several_images_finds_its_jobs(api: Api) -> None:
+    images = [{"data": base64.b64encode(encoded(scene(side, side))).decode()} for side in (64, 96)]
+    headers = {"Idempotency-Key": "several-images"}
+
+    first, again = (api.post("/sdapi/v1/extra-batch-images", {"imageList": images}, headers=headers) for _ in range(2))
+
+    assert (first.status_code, len(first.json()["images"])) == (200, 2)
+    assert again.json() == first.json()
+    assert again.headers["x-job-id"] == first.headers["x-job-id"]
+
+
+def test_null_stands_for_what_is_left_out(api: Api) -> None:
+    image = base64.b64encode(encoded(scene())).decode()
+    names = ("negative_prompt", "seed", "sampler_name", "override_settings", "mask", "inpaint_full_res", "resize_mode")
+    body = {"prompt": "x", "init_images": [image], "inpaint_full_res_padding": None, **dict.fromkeys(names)}
+
+    assert api.post("/sdapi/v1/img2img", body).status_code == 200
+    enlarged = {"image": image, "upscaling_resize": None, "upscaling_crop": None, "upscaler_1": None}
+    assert api.post("/sdapi/v1/extra-single-image", enlarged).status_code == 200

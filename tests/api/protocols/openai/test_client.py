@@ -196,6 +196,18 @@ def test_an_edit_has_the_size_of_its_image(openai_client: openai.OpenAI) -> None
     assert corners(edited)[0] > 60
 
 
+def test_own_fields_of_an_edit_pass_through_its_form(sd: Stack, openai_client: openai.OpenAI) -> None:
+    image = ("in.png", encoded(scene(128, 128)), "image/png")
+
+    answer = openai_client.images.with_raw_response.edit(
+        image=image, prompt="x", extra_body={**SEED, "metadata": {"order": "7"}, "loras": []}
+    )
+
+    assert sd.api.get(f"/api/jobs/{answer.headers['x-job-id']}").json()["metadata"] == {"order": "7"}
+    with pytest.raises(openai.BadRequestError, match=r"loras\[0\].name"):
+        openai_client.images.edit(image=image, prompt="x", extra_body={"loras": [{"name": "ink", "scale": 0.5}]})
+
+
 def test_a_variation_needs_no_prompt(openai_client: openai.OpenAI) -> None:
     with pytest.deprecated_call():
         images = openai_client.images.create_variation(
@@ -214,6 +226,14 @@ def test_models_have_the_names_that_clients_offer(openai_client: openai.OpenAI) 
     assert {"dall-e-2", "dall-e-3", "gpt-image-1", "gpt-image-1.5", "gpt-image-2"} <= set(names)
     assert openai_client.models.retrieve("starter").owned_by == "sd"
     assert openai_client.models.retrieve("dall-e-3").id == "dall-e-3"
+
+
+def test_a_base_url_without_its_end_is_explained(sd: Stack) -> None:
+    with openai.OpenAI(base_url=sd.api.url, api_key="none") as client:
+        with pytest.raises(openai.NotFoundError, match="ends in /v1"):
+            client.images.generate(prompt="x")
+        with pytest.raises(openai.NotFoundError, match="ends in /v1"):
+            client.models.list()
 
 
 def test_an_unknown_model_is_not_found_and_names_near_ones(openai_client: openai.OpenAI) -> None:

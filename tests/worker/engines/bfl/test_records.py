@@ -9,6 +9,7 @@ import pytest
 
 from shared.errors import StorageUnavailable, WorkerLost
 from shared.jobs.job import Job, JobError, ProviderTask
+from shared.jobs.operations import ProgressReply
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobFilter
 from shared.jobs.types import Backend
@@ -99,7 +100,7 @@ def test_a_job_that_was_paid_for_is_not_retryable(bench: Bench, bought: tuple[Pr
 
 def test_a_job_that_was_paid_for_and_lost_its_workers_is_not_retryable(bench: Bench) -> None:
     running = bench.start(bench.submit())
-    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
+    bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
 
     failed = bench.read(running).fail(JobError.from_error(WorkerLost()), NOW)
 
@@ -120,7 +121,7 @@ def test_provider_tasks_are_in_lists_of_jobs(bench: Bench) -> None:
 def test_the_next_attempt_knows_earlier_provider_tasks(bench: Bench) -> None:
     job = bench.submit()
     running = bench.start(job)
-    assert bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
+    bench.job_store.save_provider_tasks(running.model_copy(update={"providers": (TASK,)}))
     # A copy from before the tasks were saved.
     queued = bench.requeue(running)
     seen: list[tuple[ProviderTask, ...]] = []
@@ -156,6 +157,23 @@ def test_a_worker_that_lost_its_job_cannot_save_provider_tasks(bench: Bench) -> 
     assert (after.state, after.attempt, after.providers) == ("running", 2, ())
 
 
+def test_nothing_more_is_bought_for_a_job_that_was_cancelled(bench: Bench) -> None:
+    job, sent = bench.submit(num_images=2), list[int]()
+
+    def buy(watch: JobWatch) -> None:
+        watch.save_provider_tasks((ProviderTask(),))
+        sent.append(1)
+        bench.store.run(bench.jobs.request_cancel(job.id))
+        # Known to have been bought.
+        watch.save_provider_tasks((TASK,))
+        watch.save_provider_tasks((TASK, ProviderTask()))
+        sent.append(2)
+
+    after = run(bench, job, buy)
+
+    assert (after.state, after.providers, sent) == ("cancelled", (TASK,), [1])
+
+
 def test_a_worker_that_shuts_down_leaves_the_record_unchanged(bench: Bench) -> None:
     leaving = threading.Event()
 
@@ -189,7 +207,9 @@ def test_only_a_running_job_saves_provider_tasks(records: Records, state: str) -
         job = running.succeed((), running.timings, NOW)
         assert records.run(records.jobs.move(running, job))
 
-    assert not records.run(records.jobs.save_provider_tasks(job.model_copy(update={"providers": (TASK,)})))
+    saved = records.run(records.jobs.save_provider_tasks(job.model_copy(update={"providers": (TASK,)})))
+
+    assert saved is ProgressReply.LOST
     assert records.read(job).providers == ()
 
 

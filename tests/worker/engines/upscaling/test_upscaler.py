@@ -6,7 +6,7 @@ import torch
 from PIL import Image, ImageFilter
 from safetensors.torch import save_file
 
-from shared.errors import ConfigurationError
+from shared.errors import ConfigurationError, OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
@@ -140,6 +140,7 @@ def test_older_names_of_the_same_layers_are_read(tmp_path: Path, published: obje
         {"body.0.weight": (4, 3, 3, 3), "body.1.weight": (4,), "body.2.weight": (7,)},
         {"conv_first.weight": (4, 3, 3, 3), "body.900.rdb1.conv1.weight": (4, 4, 3, 3)},
         {"model.0.weight": (4, 3, 3, 3)},
+        {"body.0.weight": (), "body.1.weight": (), "body.2.weight": ()},
     ],
 )
 def test_other_files_are_refused_in_one_sentence(tmp_path: Path, names: dict[str, tuple[int, ...]]) -> None:
@@ -164,6 +165,27 @@ def test_the_engine_makes_the_requested_size_and_reports_its_tiles(disc: Pixels)
     (image,) = engine.generate(request, Inputs([disc]), watch)
     assert image.pixels.shape == (150, 200, 3)
     assert [(step.step, step.steps) for step in steps] == [(1, 1)]
+
+
+FULL = torch.OutOfMemoryError("CUDA out of memory")
+
+
+def test_an_upscaler_that_does_not_fit_says_so_as_models_do(disc: Pixels, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Then the worker evicts other models, or fails the job with a code that callers know."""
+
+    def full(*_: object, **__: object) -> None:
+        raise FULL
+
+    engine = UpscalingEngine.load("upscale-starter", UPSCALE_STARTER, "cpu")
+    request = GenerationRequest(prompt="upscale", image=("sha256:" + "0" * 64,), seed=7, width=200, height=150)
+    engine._upscaler._network.register_forward_pre_hook(full)
+    with pytest.raises(OutOfMemory):
+        engine.generate(request, Inputs([disc]), RecordingWatch())
+    monkeypatch.setattr(torch.nn.Module, "to", full)
+    with pytest.raises(OutOfMemory):
+        engine.move_to_device()
+    with pytest.raises(OutOfMemory):
+        UpscalingEngine.load("upscale-starter", UPSCALE_STARTER, "cpu")
 
 
 def test_by_default_an_image_becomes_four_times_as_large_within_the_limits() -> None:

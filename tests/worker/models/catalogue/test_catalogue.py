@@ -220,7 +220,7 @@ def test_a_folder_that_lacks_weights_shards_or_parts_says_which(tmp_path: Path) 
 @pytest.mark.parametrize(
     ("index", "reason"),
     [
-        ("{", "The index of the model name is not valid JSON."),
+        ("{", "model_index.json of the model name is not valid JSON."),
         ('{"_class_name": "a.b", "unet": ["os", "system"]}', "The model name needs its own code"),
         ('{"_class_name": "os; rm"}', "Its model_index.json names no pipeline class."),
     ],

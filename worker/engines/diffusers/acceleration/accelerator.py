@@ -4,7 +4,6 @@ import logging
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from enum import IntEnum
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,25 +19,9 @@ from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantiz
 from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend, GraphBackend
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import cached_steps
+from worker.engines.diffusers.options import Level
 
 logger = logging.getLogger(__name__)
-
-
-class Level(IntEnum):
-    """Each includes those before it; their names are the values of SD_OPTIMIZE."""
-
-    OFF = 0
-    """Plain diffusers."""
-    SAFE = 1
-    """Changes no pixel."""
-    FAST = 2
-    """The same image with other last bits."""
-    MAX = 3
-    """Slightly another image."""
-
-    @classmethod
-    def of(cls, setting: str) -> "Level":
-        return cls[setting.upper()]
 
 
 @dataclass(frozen=True)

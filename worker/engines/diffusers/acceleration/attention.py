@@ -1,23 +1,20 @@
 """Chooses how attention is computed, by timing it on this card once."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from diffusers.models.attention_dispatch import attention_backend
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.memory.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.errors import reason_to_do_without
 
 logger = logging.getLogger(__name__)
 
 #: Faster than PyTorch's own choice on some models of these generations (9: Hopper, 10: Blackwell), slower on others;
 #: on all other cards PyTorch's choice is at least as fast.
 CANDIDATES = {9: "_native_cudnn", 10: "_native_cudnn"}
-WORTHWHILE = 0.97
 
 
 def candidate_for(device: torch.device) -> str | None:
@@ -40,13 +37,8 @@ def choose_attention(
 
 def using(backend: str | None) -> AbstractContextManager[object]:
     """Inside the block, all models of diffusers that let callers choose compute attention so."""
-    return _using(backend) if backend else nullcontext()
-
-
-@contextmanager
-def _using(backend: str) -> Iterator[None]:
-    with attention_backend(backend):
-        yield
+    block: AbstractContextManager[object] = attention_backend(backend) if backend else nullcontext()
+    return block
 
 
 def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, candidate: str) -> Decision:
@@ -56,12 +48,6 @@ def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, c
             ratio = call.seconds(module, device) / usual
     # What a backend cannot compute it refuses in its own way.
     except Exception as error:
-        if is_broken_device(error):
-            raise
-        logger.info("attention by %s is not possible: %s", candidate, _first_line(error))
+        logger.info("attention by %s is not possible: %s", candidate, reason_to_do_without(error))
         return Decision(1.0, chosen=False)
-    return Decision(round(ratio, 3), ratio <= WORTHWHILE)
-
-
-def _first_line(error: Any) -> str:
-    return str(error).strip().partition("\n")[0]
+    return Decision.of(ratio)

@@ -11,14 +11,12 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
+from worker.engines.diffusers.acceleration.decisions import WORTHWHILE
 from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.memory.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.errors import reason_to_do_without
 
 logger = logging.getLogger(__name__)
-
-#: On a GPU, compiled code is used only if it takes at most this share of the time.
-WORTHWHILE = 0.97
 
 #: Runs the pipeline for one step, at one of the sizes.
 Run = Callable[[], object]
@@ -61,9 +59,7 @@ def compile_denoiser(
             ratio = call.seconds(denoiser, device) / usual
     # Errors of torch, Triton and the compiler.
     except Exception as error:
-        if is_broken_device(error):
-            raise
-        reason = str(error).strip().partition("\n")[0]
+        reason = reason_to_do_without(error)
         logger.warning("SD_COMPILE_SIZES has no effect, the model runs uncompiled; is there a C++ compiler? %s", reason)
         return CompiledDenoiser()
     if not was_kept:

@@ -13,6 +13,7 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
+from worker.engines.diffusers.memory.errors import reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -22,8 +23,6 @@ MAX_GRAPHS = 8
 MAX_SHAPES = 64
 #: Captures that failed or whose graphs were dropped for others, after which this model gets no more.
 MAX_WASTED = 16
-#: A graph is used only if it takes at most this share of the time.
-WORTHWHILE = 0.97
 #: The first call of a shape sets up libraries; the second and third are timed, and the fourth is captured.
 TIMED_CALLS = (2, 3)
 
@@ -167,10 +166,10 @@ class CudaGraphs:
             self._shapes[key] = shape
             return
         seconds = min(self._backend.seconds(lambda: call(arguments))[0] for _ in TIMED_CALLS)
-        ratio = seconds / shape.seconds
-        decision = Decision(round(ratio, 3), ratio <= WORTHWHILE)
+        decision = Decision.of(seconds / shape.seconds)
         self._decisions.put(decision, key)
-        logger.info("a graph takes %.2f of the time of this shape%s", ratio, "" if decision.chosen else ": not used")
+        used = "" if decision.chosen else ": not used"
+        logger.info("a graph takes %.2f of the time of this shape%s", decision.ratio, used)
         shape.rejected = not decision.chosen
         shape.graph = call if decision.chosen else None
 
@@ -182,7 +181,7 @@ class CudaGraphs:
             # Refuses results that are no tensors.
             signature_of(mapped(graph.output, torch.clone))
         except Exception as error:
-            logger.info("no graph for this shape: %s", str(error).partition("\n")[0])
+            logger.info("no graph for this shape: %s", reason_of(error))
             return None
         return _StaticCall(graph, static)
 

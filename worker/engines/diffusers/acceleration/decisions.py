@@ -4,8 +4,12 @@ import hashlib
 from collections.abc import Hashable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from worker.models.contents.kept_rows import KeptRows
+
+#: A way to compute is chosen only if it takes at most this share of the time of the usual one.
+WORTHWHILE = 0.97
 
 
 @dataclass(frozen=True)
@@ -14,6 +18,10 @@ class Decision:
 
     ratio: float
     chosen: bool
+
+    @classmethod
+    def of(cls, ratio: float, worthwhile: float = WORTHWHILE) -> Self:
+        return cls(round(ratio, 3), ratio <= worthwhile)
 
 
 class Decisions:

@@ -9,7 +9,7 @@ import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
-from worker.engines.diffusers.memory.out_of_memory import is_broken_device
+from worker.engines.diffusers.memory.errors import reason_to_do_without
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +49,7 @@ def quantize_if_faster(
                 _quantize(block)
     # torchao and its kernels refuse layers and cards in their own ways.
     except Exception as error:
-        if is_broken_device(error):
-            raise
-        logger.warning("eight-bit floats are not possible: %s", str(error).partition("\n")[0])
+        logger.warning("eight-bit floats are not possible: %s", reason_to_do_without(error))
         return False
     return known.chosen
 
@@ -68,7 +66,7 @@ def _measured(block: torch.nn.Module, call: SampleCall, device: torch.device, *,
     _quantize(quantized)
     ways = [torch.compile(way.forward, dynamic=False) if compiled else way.forward for way in (block, quantized)]
     usual, eight_bit = (call.seconds(way, device) for way in ways)
-    return Decision(round(eight_bit / usual, 3), eight_bit <= WORTHWHILE * usual)
+    return Decision.of(eight_bit / usual, WORTHWHILE)
 
 
 def _quantize(block: torch.nn.Module) -> None:

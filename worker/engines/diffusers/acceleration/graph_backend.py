@@ -1,12 +1,14 @@
 """Captures the kernels of a call as a CUDA graph, which one launch replays."""
 
 import gc
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
+
+from worker.engines.diffusers.acceleration.sample_calls import timed
+from worker.engines.diffusers.memory.placement import usable_bytes
 
 #: Before a capture, on a stream of its own: libraries set up their workspaces and choose algorithms.
 WARM_UPS = 2
@@ -90,16 +92,11 @@ class CudaGraphBackend:
             return _CudaGraph(graph, output)
 
     def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
-        torch.cuda.synchronize(self.device)
-        begin = time.perf_counter()
-        result = call()
-        torch.cuda.synchronize(self.device)
-        return time.perf_counter() - begin, result
+        return timed(call, self.device)
 
     def room_bytes(self) -> int:
-        free, total = torch.cuda.mem_get_info(self.device)
-        unused = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
-        return int(free + unused - total * self.RESERVED_SHARE)
+        total = torch.cuda.get_device_properties(self.device).total_memory
+        return int((usable_bytes(self.device) or 0) - total * self.RESERVED_SHARE)
 
     def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
         torch.cuda.reset_peak_memory_stats(self.device)

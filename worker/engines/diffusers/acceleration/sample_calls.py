@@ -42,16 +42,18 @@ class SampleCall:
         return forward(*self.args, **self.kwargs)
 
     def seconds(self, forward: Callable[..., Any], device: torch.device) -> float:
-        """Of one call, launching and computing, once everything is set up."""
+        """Of one call, once everything is set up."""
         self(forward)
-        return min(self._timed(forward, device) for _ in range(TIMES))
+        return min(timed(lambda: self(forward), device)[0] for _ in range(TIMES))
 
-    def _timed(self, forward: Callable[..., Any], device: torch.device) -> float:
-        _wait_for(device)
-        begin = time.perf_counter()
-        self(forward)
-        _wait_for(device)
-        return time.perf_counter() - begin
+
+def timed(call: Callable[[], Any], device: torch.device) -> tuple[float, Any]:
+    """How long the call takes, launching and computing, and its result."""
+    _wait_for(device)
+    begin = time.perf_counter()
+    result = call()
+    _wait_for(device)
+    return time.perf_counter() - begin, result
 
 
 def _wait_for(device: torch.device) -> None:

@@ -1,7 +1,7 @@
 """Skips most of a transformer in steps that change little, for models that take many steps."""
 
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 from diffusers import FirstBlockCacheConfig
@@ -13,15 +13,12 @@ MIN_STEPS = 20
 THRESHOLD = 0.08
 
 
-def cached_steps(denoiser: Any, steps: int, *, distilled: bool) -> AbstractContextManager[bool]:
+@contextmanager
+def cached_steps(denoiser: Any, steps: int, *, distilled: bool) -> Iterator[bool]:
     """Inside the block, steps are skipped if that is sound for this model; yields whether they are."""
     if distilled or steps < MIN_STEPS or not hasattr(denoiser, "enable_cache"):
-        return nullcontext(enter_result=False)
-    return _cached(denoiser)
-
-
-@contextmanager
-def _cached(denoiser: Any) -> Iterator[bool]:
+        yield False
+        return
     denoiser.enable_cache(FirstBlockCacheConfig(threshold=THRESHOLD))
     try:
         yield True

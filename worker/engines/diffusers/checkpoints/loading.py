@@ -1,10 +1,10 @@
-"""Loads a pipeline from a single file, with bundled configurations or on a base model. Uses no network."""
+"""Loads the parts of a single file, with bundled configurations or on a base model. Uses no network."""
 
+import importlib.util
 import json
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,49 +12,23 @@ import diffusers
 import torch
 import transformers
 
+from shared.errors import ConfigurationError
+from shared.settings.explanations import install_command
 from worker.engines.diffusers.checkpoints import flux
-from worker.engines.diffusers.checkpoints.gguf import load_gguf
-from worker.engines.diffusers.checkpoints.tensors import TensorFile, Tensors
+from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
-from worker.engines.diffusers.loading.part_classes import has_weights, part_class
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.local_model import LocalModel
 from worker.models.required_files import PIPELINE_INDEX
 
-#: Loads a part of a base model: its class, the folder, the part, and the precision.
-LoadPart = Callable[[Any, Path, str, torch.dtype], Any]
-#: A part by its name if another model has the same, or else what the function loads.
-GetPart = Callable[[str, Callable[[], Any]], Any]
-
-_UNET_PREFIX = "model.diffusion_model."
-
-
-def load_checkpoint(
-    model: LocalModel, pipeline: Any, dtype: torch.dtype, load_part: LoadPart, get_part: GetPart, **left_out: Any
-) -> Any:
-    """The pipeline, on the CPU. `left_out` are settings, and parts that replace those of the model.
-
-    Raises what the libraries raise, and ValueError if weights are missing.
-    """
-    with _configuration(model) as folder:
-        parts = {
-            part: get_part(part, partial(_load, model, folder, part, part_class(library, kind), dtype, load_part))
-            for part, (library, kind) in model.parts.items()
-            if part not in left_out
-        }
-        return pipeline.from_pretrained(
-            str(folder),
-            dtype=dtype,
-            local_files_only=True,
-            **{part: loaded for part, loaded in parts.items() if loaded is not None},
-            **left_out,
-        )
-
 
 @contextmanager
-def _configuration(model: LocalModel) -> Iterator[Path]:
-    """A folder in diffusers' format without weights."""
+def configured_folder(model: LocalModel) -> Iterator[Path]:
+    """A folder in diffusers' format: the model's own, or for a file one with everything but what the file has."""
+    if not model.file_parts:
+        yield model.folder
+        return
     with tempfile.TemporaryDirectory(prefix="imagegen-") as temporary:
         folder = Path(temporary)
         index = {"_diffusers_version": diffusers.__version__, **model.index}
@@ -71,16 +45,13 @@ def _configuration(model: LocalModel) -> Iterator[Path]:
         yield folder
 
 
-def _load(
-    model: LocalModel, folder: Path, part: str, kind: Any | None, dtype: torch.dtype, load_part: LoadPart
-) -> Any | None:
-    """None for a part without weights: the pipeline loads it itself."""
-    if kind is None or not has_weights(kind):
-        return None
-    if part not in model.file_parts:
-        return load_part(kind, folder, part, dtype)
+def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """A part of the file, with its configuration in `folder`.
+
+    Raises what the libraries raise, and ValueError if weights are missing.
+    """
     if model.path.suffix == ".gguf":
-        return load_gguf(kind, model.path, folder, part, dtype)
+        return _load_gguf(kind, model.path, folder, part, dtype)
     file, role = TensorFile(model.path, dtype), Role(model.file_parts[part])
     if issubclass(kind, transformers.PreTrainedModel):
         return load_text_encoder(kind, folder, part, file.of(role), dtype)
@@ -88,12 +59,29 @@ def _load(
     return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
 
 
+def _load_gguf(kind: Any, file: Path, folder: Path, part: str, dtype: torch.dtype) -> Any:
+    """Its weights stay compressed in memory. Raises ConfigurationError without the library."""
+    if importlib.util.find_spec("gguf") is None:
+        raise ConfigurationError(f"GGUF files need the package gguf: {install_command('gguf')}")
+    from diffusers.models.model_loading_utils import load_gguf_checkpoint
+
+    tensors = load_gguf_checkpoint(str(file))
+    return kind.from_single_file(
+        flux.translate(tensors) if flux.is_flux(tensors) else tensors,
+        quantization_config=diffusers.GGUFQuantizationConfig(compute_dtype=dtype),
+        config=str(folder),
+        subfolder=part,
+        dtype=dtype,
+        local_files_only=True,
+    )
+
+
 def _in_known_layout(kind: Any, tensors: Tensors) -> Tensors:
     """Names that the class's own `from_single_file` understands."""
     if flux.is_flux(tensors):
         return flux.translate(tensors)
     if kind is diffusers.UNet2DConditionModel:
-        return {f"{_UNET_PREFIX}{name}": tensor for name, tensor in tensors.items()}
+        return {f"{DENOISER_PREFIX}{name}": tensor for name, tensor in tensors.items()}
     return tensors
 
 

@@ -12,7 +12,8 @@ Tensors = dict[str, torch.Tensor]
 _EIGHT_BITS = frozenset(
     getattr(torch, name) for name in ("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz")
 )
-_DENOISER_PREFIX = "model.diffusion_model."
+#: Of the denoiser's tensors, in most layouts.
+DENOISER_PREFIX = "model.diffusion_model."
 
 
 class TensorFile:
@@ -29,7 +30,7 @@ class TensorFile:
 
     def everything(self) -> Tensors:
         """For files with nothing but a transformer."""
-        return self._read({name.removeprefix(_DENOISER_PREFIX): name for name in self._names})
+        return self._read({name.removeprefix(DENOISER_PREFIX): name for name in self._names})
 
     def _read(self, names: dict[str, str]) -> Tensors:
         """By the names within the part."""

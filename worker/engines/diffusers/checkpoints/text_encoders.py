@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusers.checkpoints.tensors import Tensors
+from worker.engines.diffusers.loading.part_classes import require_weights
 
 #: Names of OpenCLIP, and of transformers.
 _TOP = {
@@ -37,8 +38,7 @@ def load_text_encoder(kind: Any, folder: Path, part: str, tensors: Tensors, dtyp
         # Files for Stable Diffusion 3 leave it out where it changes nothing.
         state[_PROJECTION] = torch.eye(config.projection_dim, config.hidden_size)
     model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
-    if missing := set(info["missing_keys"]) & {name for name, _ in model.named_parameters()}:
-        raise ValueError(f"its weights are incomplete: {part}/{min(missing)} is missing")
+    require_weights(model, part, info)
     return model.eval()
 
 

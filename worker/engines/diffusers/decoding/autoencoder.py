@@ -10,9 +10,12 @@ import torch
 from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels, decoded_pixels
 from worker.engines.diffusers.decoding.previews import as_spatial, false_colour_preview, to_preview
 from worker.engines.diffusers.decoding.soundness import in_float32
-from worker.engines.diffusers.memory.out_of_memory import Fallback, tiling_fallback
+from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.images.values import Pixels
 from worker.models.families import LatentLayout
+
+#: By default, tiles are as large as the autoencoder's training images, which does not help with images of that size.
+TILE = 512
 
 
 class _Reached(Exception):
@@ -78,7 +81,23 @@ class Autoencoder:
 
     def tiling_fallback(self) -> Iterator[Fallback]:
         if hasattr(self._vae, "enable_tiling"):
-            yield tiling_fallback(self._vae)
+            yield Fallback("images were encoded and decoded in tiles", self._tiled)
+
+    @contextmanager
+    def _tiled(self) -> Iterator[None]:
+        vae = self._vae
+        # Autoencoders with other names for their tiles have a usable size by default.
+        sizes = getattr(vae, "tile_sample_min_size", 0), getattr(vae, "tile_latent_min_size", 0)
+        if all(sizes):
+            vae.tile_sample_min_size = min(TILE, sizes[0])
+            vae.tile_latent_min_size = max(1, sizes[1] * vae.tile_sample_min_size // sizes[0])
+        vae.enable_tiling()
+        try:
+            yield
+        finally:
+            vae.disable_tiling()
+            if all(sizes):
+                vae.tile_sample_min_size, vae.tile_latent_min_size = sizes
 
     @contextmanager
     def _intercepted(self) -> Iterator[None]:

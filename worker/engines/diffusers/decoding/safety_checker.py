@@ -12,8 +12,9 @@ from PIL import Image
 from transformers import CLIPImageProcessorPil
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.loading.pipeline_loading import load_part, reason_of
-from worker.engines.diffusers.memory.out_of_memory import free_memory, is_out_of_memory
+from worker.engines.diffusers.loading.pipeline_loading import load_part
+from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
+from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.images.values import Pixels
 from worker.models.contents.part_sources import PartSource, folder_source

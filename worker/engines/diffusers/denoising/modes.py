@@ -10,6 +10,7 @@ import numpy as np
 import PIL.Image
 
 from shared.jobs.requests import GenerationRequest
+from worker.engines.diffusers.denoising.call_arguments import one_or_all
 from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
@@ -33,7 +34,7 @@ class ImageInputs:
 class Mode:
     pipe: Any
     arguments: dict[str, Any]
-    """Those that depend on the mode: size, strength and input images."""
+    """Those that depend on the mode: strength and input images."""
     scheduled_steps: int
     """Steps in the scheduler's plan."""
     executed_steps: int
@@ -46,20 +47,17 @@ class Mode:
 def mode_for(pipelines: Pipelines, request: GenerationRequest, inputs: Sequence[ImageInputs]) -> Mode:
     """For a batch of images, all with the same kinds of inputs."""
     steps = request.num_inference_steps or 1
-    size = {"width": request.width, "height": request.height}
-    # The pipeline of FLUX.1 Kontext would scale every size to a megapixel.
-    size |= {"max_area": (request.width or 0) * (request.height or 0)}
     inits = [given.init_image for given in inputs]
     pipe = choose_pipe(pipelines, inputs[0])
     if pipe is pipelines.text:
-        return Mode(pipe, size | _references(pipelines, inputs), steps, steps)
+        return Mode(pipe, _references(pipelines, inputs), steps, steps)
     if pipelines.is_inpainting_model and inits[0] is None:
         inits = [InitImage.blank(request.width or 0, request.height or 0)] * len(inputs)
         strength = 1.0
     else:
         strength = max(MIN_STRENGTH, request.strength or 1.0)
     repaints = pipe is pipelines.inpaint
-    given = size | _init_images([init for init in inits if init is not None], repaints) | {"strength": strength}
+    given = _init_images([init for init in inits if init is not None], repaints) | {"strength": strength}
     if "strength" not in parameters_of(pipe):
         return Mode(pipe, given, steps, steps)
     scheduled = _scheduled_steps(steps, strength)
@@ -83,17 +81,16 @@ def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str
     images = [PIL.Image.fromarray(pixels) for pixels in inputs[0].references]
     if not images:
         return {}
-    return {"image": images if pipelines.max_references > 1 else images[0]}
+    return {"image": images if pipelines.family.references > 1 else images[0]}
 
 
 def _init_images(inits: Sequence[InitImage], repaints: bool) -> dict[str, Any]:
     images = [PIL.Image.fromarray(init.image) for init in inits]
     # They have the size of the result already. The pipeline of FLUX.1 Kontext would choose another.
-    arguments: dict[str, Any] = {"image": images if len(images) > 1 else images[0], "_auto_resize": False}
+    arguments: dict[str, Any] = {"image": one_or_all(images), "_auto_resize": False}
     # Modular pipelines take masks always, and repaint if they get one.
     if repaints:
-        masks = [PIL.Image.fromarray(_mask_or_all(init)) for init in inits]
-        arguments["mask_image"] = masks if len(masks) > 1 else masks[0]
+        arguments["mask_image"] = one_or_all([PIL.Image.fromarray(_mask_or_all(init)) for init in inits])
     return arguments
 
 

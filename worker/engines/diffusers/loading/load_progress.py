@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from worker.engines.base import OnLoad
-from worker.models import weight_files
 from worker.models.local_model import LocalModel
+from worker.models.weight_files import weights_in
 
 INTERVAL_SECONDS = 0.5
 SMAPS = Path("/proc/self/smaps")
@@ -18,11 +18,8 @@ def files_to_read(model: LocalModel, dtype: str, present: Collection[str] = ()) 
     """The files with weights that loading reads, and their sizes. The parts in `present` are in memory already."""
     files = [model.path] if model.file_parts else []
     for part in model.index:
-        folder = model.folder / part
-        if part not in (*model.file_parts, *present) and part != "safety_checker" and folder.is_dir():
-            chosen = weight_files.choose_weights([path.name for path in folder.iterdir()], dtype)
-            names = chosen[1] if chosen else []
-            files += [folder / name for name in names if name.endswith(weight_files.SUFFIX)]
+        if part not in (*model.file_parts, *present, "safety_checker"):
+            files += weights_in(model.folder / part, dtype)
     return {file.resolve(): file.stat().st_size for file in files if file.is_file()}
 
 

@@ -5,24 +5,21 @@ import time
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import dataclass, field
 
-import torch
-
-from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable, OutOfMemory
+from shared.errors import ImagegenError, LicenceForbidden, ModelNotFound, ModelUnavailable
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad, Sizes
-from worker.engines.diffusers.capabilities import capabilities_of
+from worker.engines.diffusers.capabilities import AddedFiles, capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.loading.precision import load_dtype
-from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
-from worker.engines.diffusers.memory.placement import free_bytes, part_size
+from worker.engines.diffusers.memory.errors import reported_out_of_memory
+from worker.engines.diffusers.memory.placement import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.engines.diffusers.prompts.embedding_files import find_embeddings
-from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
-from worker.models.families import family_of
+from worker.models.catalogue import Catalogue, CatalogueModel
+from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.local_model import LocalModel
 
 logger = logging.getLogger(__name__)
@@ -52,28 +49,27 @@ class LocalModels:
     """The memory that a model took when it was loaded before."""
     commercial_only: bool = False
     shared: SharedParts = field(init=False)
-    _found: Mapping[str, CatalogueModel] = field(default_factory=dict)
+    _default_entry: CatalogueModel = field(init=False)
+    _found: Mapping[str, CatalogueModel] = field(init=False)
     _known: dict[str, _Known] = field(default_factory=dict)
-    _loras: tuple[str, ...] = ()
-    _lora_words: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    _embeddings: tuple[str, ...] = ()
+    _added: AddedFiles = field(init=False)
 
     def __post_init__(self) -> None:
         self.shared = SharedParts(self.options.data_dir)
-        self._found = {self.default.name: self._default_entry()}
-        self._read_folders()
+        self._default_entry = CatalogueModel.available(self.default, ModelSpec())
+        self._find()
 
     @property
     def default_model(self) -> str:
         return self.default.name
 
     def capabilities(self, model: str) -> Capabilities:
-        local, known = self._local(model), self._inspected(model)
+        known = self._inspected(model)
         if known.capabilities is None:
             raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
-        if self.commercial_only and not self._entry(self._found[local.name], known).commercial_use:
+        if self.commercial_only and not self._found[model].commercial_use:
             raise LicenceForbidden
-        return self._with_files(known.capabilities)
+        return self._added.for_model(known.capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
@@ -90,46 +86,27 @@ class LocalModels:
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
         dtype = load_dtype(local, self.options)
-        with load_progress(files_to_read(local, dtype, self.shared.find_all(local, dtype)), on_load):
-            try:
-                return DiffusersEngine.load(local, self.options, self.shared)
-            except ImagegenError as error:
-                if _is_out_of_memory(error.__cause__):
-                    raise OutOfMemory from error
-                raise
-            except torch.OutOfMemoryError as error:
-                raise OutOfMemory from error
-
-    def free_device_memory(self, device: torch.device) -> int | None:
-        """What models can still take, with what torch keeps for itself; None if the device uses main memory."""
-        free = free_bytes(device)
-        if free is None:
-            return None
-        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+        files = files_to_read(local, dtype, self.shared.find_all(local, dtype))
+        with load_progress(files, on_load), reported_out_of_memory():
+            return DiffusersEngine.load(local, self.options, self.shared)
 
     def scan(self) -> Mapping[str, ModelEntry]:
         """Look for models, and return what is known of each."""
-        found = dict(self.catalogue.scan())
-        if (default := found.get(self.default.name)) is None or default.model is None:
-            found[self.default.name] = self._default_entry()
-        self._found = found
-        self._read_folders()
+        found = self._find()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS
         for name, entry in found.items():
-            if entry.model is not None and not self._is_known(entry.model) and time.monotonic() < end:
+            if entry.model is not None and time.monotonic() < end:
                 self._inspected(name)
         return {name: self._entry(entry, self._known.get(name)) for name, entry in found.items()}
 
-    def _read_folders(self) -> None:
-        loras = find_loras(self.options.lora_dir) if self.options.lora_dir else {}
-        self._loras = tuple(loras)
-        self._lora_words = trigger_words(loras)
-        self._embeddings = tuple(find_embeddings(self.options.embedding_dir))
-
-    def _default_entry(self) -> CatalogueModel:
-        """The default model is offered even if its folder is not found again: it may be in memory already."""
-        return CatalogueModel(self.default.name, DiskState.AVAILABLE, model=self.default)
+    def _find(self) -> Mapping[str, CatalogueModel]:
+        found, name = dict(self.catalogue.scan()), self.default.name
+        if name not in found or found[name].model is None:
+            # It is offered even if its folder is not found again: it may be in memory already.
+            found[name] = self._default_entry
+        self._found, self._added = found, AddedFiles.found(self.options)
+        return found
 
     def _local(self, model: str) -> LocalModel:
         entry = self._found.get(model)
@@ -139,10 +116,6 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} is {entry.state}: {entry.reason}")
         return entry.model
 
-    def _is_known(self, model: LocalModel) -> bool:
-        known = self._known.get(model.name)
-        return known is not None and known.revision == model.revision
-
     def _inspected(self, name: str) -> _Known:
         model = self._local(name)
         known = self._known.get(name)
@@ -151,34 +124,21 @@ class LocalModels:
         return known
 
     def _entry(self, entry: CatalogueModel, known: _Known | None) -> ModelEntry:
-        family = family_of(entry.model) if entry.model is not None else None
         is_unusable = known is not None and known.capabilities is None
-        commercial_use = entry.commercial_use
-        if commercial_use is None and entry.licence is None and family is not None:
-            commercial_use = family.commercial_use
         return ModelEntry(
             name=entry.name,
             backend=self.backend,
             state=ModelState.BROKEN if is_unusable else ModelState(entry.state),
             reason=known.reason if known is not None and is_unusable else entry.reason,
             title=entry.title,
-            family=family.key if family else None,
+            family=entry.family,
             revision=(entry.model.revision or None) if entry.model else None,
             bytes=entry.size_bytes or None,
-            licence=entry.licence or (family.licence if family else None),
-            commercial_use=commercial_use,
+            licence=entry.licence,
+            commercial_use=entry.commercial_use,
             trigger_words=entry.trigger_words,
-            capabilities=self._with_files(known.capabilities) if known and known.capabilities else None,
+            capabilities=self._added.for_model(known.capabilities) if known and known.capabilities else None,
         )
-
-    def _with_files(self, capabilities: Capabilities) -> Capabilities:
-        """With the LoRAs and embeddings that the last scan found: they come and go while the model stays."""
-        update: dict[str, object] = {}
-        if "loras" not in capabilities.ignored:
-            update = {"loras": self._loras, "lora_trigger_words": self._lora_words}
-        if capabilities.embeddings is not None:
-            update["embeddings"] = self._embeddings
-        return capabilities.model_copy(update=update)
 
 
 def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
@@ -190,7 +150,3 @@ def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
         # Configurations are files of strangers: whatever is wrong with one must not hide the other models.
         logger.exception("%s cannot be inspected", model.name)
         return _Known(model.revision, None, "Its configuration cannot be understood; the log of the worker says why.")
-
-
-def _is_out_of_memory(error: BaseException | None) -> bool:
-    return isinstance(error, torch.OutOfMemoryError | MemoryError)

@@ -1,5 +1,6 @@
-"""Classes of parts by the names in an index."""
+"""Classes of parts by the names in an index, and whether all their weights were found."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import diffusers
@@ -17,3 +18,9 @@ def part_class(library: str, kind: str) -> Any | None:
 
 def has_weights(kind: Any | None) -> bool:
     return kind is not None and issubclass(kind, torch.nn.Module)
+
+
+def require_weights(part: torch.nn.Module, name: str, info: Mapping[str, Any]) -> None:
+    """Raises ValueError if weights are missing: the library, which returned `info`, has made them up."""
+    if missing := set(info["missing_keys"]) & {key for key, _ in part.named_parameters()}:
+        raise ValueError(f"its weights are incomplete: {'/'.join(filter(None, (name, min(missing))))} is missing")

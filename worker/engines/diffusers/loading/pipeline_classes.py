@@ -3,6 +3,7 @@
 import inspect
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from inspect import Parameter
 from typing import Any
 
@@ -10,17 +11,32 @@ import diffusers
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.modular import modular_class
-from worker.models.families import UNLISTED, Family, Guidance, Siblings
+from worker.models.families import UNLISTED, Family, Guidance, Siblings, family_of
 from worker.models.local_model import LocalModel, ModelFormat
 
 _NAME = re.compile(r"[A-Z]\w{2,80}Pipeline", re.ASCII)
 
 
-def pipeline_class(model: LocalModel, family: Family) -> Any:
-    """From the installed diffusers only: nothing of the model's folder is imported.
+def pipeline_of(model: LocalModel) -> tuple[Any, Family]:
+    """The pipeline that runs a model, and its family, with the siblings that are installed.
 
-    Raises ConfigurationError.
+    An unlisted family has what the signature of its pipeline tells. Raises ConfigurationError.
     """
+    family = family_of(model)
+    pipeline = _pipeline_class(model, family)
+    parameters = parameters_of(pipeline)
+    if family is UNLISTED:
+        family = _unlisted_family(model, parameters)
+    if model.format is ModelFormat.MODULAR:
+        siblings = _modular_siblings(model, family, parameters)
+    else:
+        names = (family.siblings.image, family.siblings.inpaint)
+        siblings = Siblings(*(name if _fits(name, model) else None for name in names))
+    return pipeline, replace(family, siblings=siblings)
+
+
+def _pipeline_class(model: LocalModel, family: Family) -> Any:
+    """From the installed diffusers only: nothing of the model's folder is imported."""
     name = family.runs or model.pipeline_class
     found = installed(name)
     if found is None:
@@ -43,42 +59,8 @@ def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:
     return inspect.signature(call.__call__).parameters
 
 
-def siblings_of(model: LocalModel, family: Family) -> Siblings:
-    """Those that are installed. Of unlisted pipelines, those with the usual names for the same parts.
-
-    A modular pipeline is its own sibling: it chooses by its inputs what it does.
-    """
-    names = family.siblings
-    if model.format is ModelFormat.MODULAR:
-        inputs = set(parameters_of(pipeline_class(model, family)))
-        starts = {"image", "strength"} <= inputs and not family.references
-        repaints = {"image", "mask_image"} <= inputs
-        return Siblings(*(model.pipeline_class if can else None for can in (starts, repaints)))
-    if family is UNLISTED:
-        stem = model.pipeline_class.removesuffix("Pipeline")
-        names = Siblings(f"{stem}Img2ImgPipeline", f"{stem}InpaintPipeline")
-    return Siblings(*(name if _fits(name, model) else None for name in (names.image, names.inpaint)))
-
-
-def guidance_form(family: Family, parameters: Mapping[str, Parameter]) -> Guidance:
-    """Of unlisted pipelines, what the names of their arguments mean elsewhere."""
-    if family is not UNLISTED:
-        return family.form
-    if "true_cfg_scale" in parameters and _default(parameters, "guidance_scale") is None:
-        return Guidance.TRUE_CFG
-    if "guidance_scale" in parameters and "negative_prompt" in parameters:
-        return Guidance.CFG
-    return Guidance.EMBEDDED if scale_name(parameters) else Guidance.NONE
-
-
-def has_negative_prompt(form: Guidance, parameters: Mapping[str, Parameter]) -> bool:
-    return form in (Guidance.CFG, Guidance.TRUE_CFG) and "negative_prompt" in parameters
-
-
-def max_references(family: Family, parameters: Mapping[str, Parameter]) -> int:
-    """How many input images the pipeline itself takes, to look at them."""
-    looks_at_images = "image" in parameters and "strength" not in parameters
-    return int(looks_at_images) if family is UNLISTED else family.references
+def has_negative_prompt(family: Family, parameters: Mapping[str, Parameter]) -> bool:
+    return family.form in (Guidance.CFG, Guidance.TRUE_CFG) and "negative_prompt" in parameters
 
 
 def scale_name(parameters: Mapping[str, Parameter]) -> str | None:
@@ -87,18 +69,33 @@ def scale_name(parameters: Mapping[str, Parameter]) -> str | None:
     return next((name for name in names if name in parameters), None)
 
 
-def default_steps(family: Family, parameters: Mapping[str, Parameter]) -> int:
-    return family.steps or int(_default(parameters, "num_inference_steps") or 50)
+def _unlisted_family(model: LocalModel, parameters: Mapping[str, Parameter]) -> Family:
+    """What the names of arguments mean elsewhere, and siblings with the usual names."""
+    stem, form = model.pipeline_class.removesuffix("Pipeline"), _guidance_form(parameters)
+    scale = "true_cfg_scale" if form is Guidance.TRUE_CFG else scale_name(parameters)
+    return replace(
+        UNLISTED,
+        steps=int(_default(parameters, "num_inference_steps") or 50),
+        guidance=float(_default(parameters, scale or "") or 0.0),
+        form=form,
+        siblings=Siblings(f"{stem}Img2ImgPipeline", f"{stem}InpaintPipeline"),
+        references=int("image" in parameters and "strength" not in parameters),
+    )
 
 
-def default_guidance(family: Family, form: Guidance, parameters: Mapping[str, Parameter]) -> float | None:
-    """None without guidance."""
-    if form is Guidance.NONE:
-        return None
-    if family is not UNLISTED:
-        return family.guidance
-    name = "true_cfg_scale" if form is Guidance.TRUE_CFG else scale_name(parameters)
-    return float(_default(parameters, name or "") or 0.0)
+def _guidance_form(parameters: Mapping[str, Parameter]) -> Guidance:
+    if "true_cfg_scale" in parameters and _default(parameters, "guidance_scale") is None:
+        return Guidance.TRUE_CFG
+    if "guidance_scale" in parameters and "negative_prompt" in parameters:
+        return Guidance.CFG
+    return Guidance.EMBEDDED if scale_name(parameters) else Guidance.NONE
+
+
+def _modular_siblings(model: LocalModel, family: Family, inputs: Mapping[str, Parameter]) -> Siblings:
+    """A modular pipeline is its own sibling: it chooses by its inputs what it does."""
+    starts = {"image", "strength"} <= inputs.keys() and not family.references
+    repaints = {"image", "mask_image"} <= inputs.keys()
+    return Siblings(*(model.pipeline_class if can else None for can in (starts, repaints)))
 
 
 def _default(parameters: Mapping[str, Parameter], name: str) -> Any:

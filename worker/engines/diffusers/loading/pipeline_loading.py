@@ -9,10 +9,11 @@ import torch
 from transformers.utils import is_torchvision_available
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.checkpoints.loading import load_checkpoint
+from worker.engines.diffusers.checkpoints.loading import configured_folder, load_file_part
 from worker.engines.diffusers.loading.modular import load_modular
-from worker.engines.diffusers.loading.part_classes import has_weights, part_class
+from worker.engines.diffusers.loading.part_classes import has_weights, part_class, require_weights
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.shared_parts import PartLoading
 from worker.models import weight_files
 from worker.models.contents.fingerprint import fingerprint
@@ -30,10 +31,8 @@ def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype, parts: P
     files = {model.path, model.folder}
     try:
         before = fingerprint(files)
-        if model.file_parts:
-            pipe = load_checkpoint(model, pipeline, dtype, load_part, parts.get, **_left_out(pipeline))
-        else:
-            pipe = _from_folder(model, pipeline, dtype, parts)
+        with configured_folder(model) as folder:
+            pipe = _from_folder(folder, model, pipeline, dtype, parts)
         has_changed = fingerprint(files) != before
     except Exception as error:
         raise ConfigurationError(f"The model {model.name} could not be loaded: {reason_of(error)}.") from error
@@ -45,10 +44,10 @@ def load_pipeline(model: LocalModel, pipeline: Any, dtype: torch.dtype, parts: P
     return pipe
 
 
-def _from_folder(model: LocalModel, pipeline: Any, dtype: torch.dtype, loading: PartLoading) -> Any:
-    folder, left_out = model.folder, _left_out(pipeline)
+def _from_folder(folder: Path, model: LocalModel, pipeline: Any, dtype: torch.dtype, loading: PartLoading) -> Any:
+    left_out = _left_out(pipeline)
     parts = {
-        name: loading.get(name, partial(_load, folder, name, *names, dtype))
+        name: loading.get(name, partial(_load, model, folder, name, *names, dtype))
         for name, names in model.parts.items()
         if name not in left_out
     }
@@ -75,9 +74,9 @@ def _left_out(pipeline: Any) -> dict[str, Any]:
 def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
     """A part with weights, in the variant that suits the dtype best.
 
-    Raises what the library raises, and ValueError if weights are missing: the library would make them up.
+    Raises what the library raises, and ValueError if weights are missing.
     """
-    chosen = weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype))
+    chosen = weight_files.choose_weights([path.name for path in (folder / name).glob("*")], dtype_name(dtype))
     part, info = kind.from_pretrained(
         str(folder),
         subfolder=name,
@@ -87,28 +86,20 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
         local_files_only=True,
         output_loading_info=True,
     )
-    if missing := set(info["missing_keys"]) & {key for key, _ in part.named_parameters()}:
-        first = "/".join(filter(None, (name, min(missing))))
-        raise ValueError(f"its weights are incomplete: {first} is missing")
+    require_weights(part, name, info)
     return part
 
 
-def reason_of(error: Exception) -> str:
-    """The first line of the message, for the end of a sentence."""
-    return str(error).strip().partition("\n")[0].rstrip(".") or type(error).__name__
-
-
-def _load(folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
+def _load(model: LocalModel, folder: Path, name: str, library: str, kind: str, dtype: torch.dtype) -> Any:
     """None for a part without weights: the pipeline loads it itself."""
     found = part_class(library, kind)
     if kind in _NEED_TORCHVISION and not is_torchvision_available():
         raise TypeError(f"its {name} is a {kind}, which needs torchvision; install it for this version of torch")
-    if weight_files.choose_weights(_files_in(folder / name), dtype_name(dtype)) is None:
+    is_in_file = name in model.file_parts
+    if not is_in_file and not weight_files.weights_in(folder / name, dtype_name(dtype)):
         return None
     if not has_weights(found):
         raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
+    if is_in_file:
+        return load_file_part(found, model, folder, name, dtype)
     return load_part(found, folder, name, dtype)
-
-
-def _files_in(folder: Path) -> list[str]:
-    return [path.name for path in folder.iterdir()] if folder.is_dir() else []

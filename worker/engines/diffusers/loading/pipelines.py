@@ -2,6 +2,7 @@
 
 import copy
 import inspect
+import math
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from typing import Any
@@ -9,33 +10,24 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.capabilities import denoiser_of, is_inpainting_model, native_size, side_multiple
 from worker.engines.diffusers.loading.modular import is_modular
-from worker.engines.diffusers.loading.pipeline_classes import (
-    guidance_form,
-    has_negative_prompt,
-    installed,
-    max_references,
-    parameters_of,
-    pipeline_class,
-    siblings_of,
-)
+from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.devices import dtype_name
+from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.placement import (
     has_own_memory,
     part_size,
     place,
     place_where_it_fits,
     room_for,
-    working_bytes,
 )
 from worker.engines.diffusers.memory.quantization import quantize
 from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.models.families import Family, Guidance, family_of
+from worker.models.families import Family
 from worker.models.local_model import LocalModel
-from worker.models.placements import AUTOENCODER, Placement, Quantization
+from worker.models.placements import AUTOENCODER, Placement, Quantization, working_bytes
 
 
 @dataclass(frozen=True)
@@ -50,15 +42,10 @@ class Pipelines:
     is_inpainting_model: bool
     """Whether it takes the mask as an input, and so needs one always."""
     family: Family
-    form: Guidance
     denoiser_name: str
     device: torch.device
     placement: Placement
     quantization: Quantization
-    side_multiple: int
-    max_references: int
-    """How many input images the pipeline itself takes, to look at them."""
-    takes_negative_prompts: bool
     shared: SharedParts
 
     @property
@@ -129,16 +116,15 @@ def load_pipelines(
     shared: SharedParts,
 ) -> Pipelines:
     """`shared` has the parts of the other models. Raises ConfigurationError if the model cannot be loaded."""
-    family = family_of(model)
-    pipeline, siblings = pipeline_class(model, family), siblings_of(model, family)
-    parameters = parameters_of(pipeline)
-    form = guidance_form(family, parameters)
+    pipeline, family = pipeline_of(model)
     parts = PartLoading(model, dtype_name(dtype), shared)
     pipe = load_pipeline(model, pipeline, dtype, parts)
-    denoiser = denoiser_of(model)
+    denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
-    width, height = native_size(model, family)
-    working = working_bytes(pipe, width * height, dtype)
+    if has_own_memory(device):
+        # What torch keeps for itself, of the last job of another model for example, counts as taken.
+        free_memory()
+    working = working_bytes(parts_of(pipe), math.prod(family.native_size(model)), dtype.itemsize)
     room = room_for(pipe, device)
     quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
     try:
@@ -149,21 +135,17 @@ def load_pipelines(
     if placement is Placement.RESIDENT:
         parts.finish(pipe)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
-    has_inpaint = is_inpainting_model(model) or not family.blends_masks
+    has_inpaint = model.is_inpainting_model or not family.blends_masks
     return Pipelines(
         text=pipe,
-        image=_sharing_parts(pipe, siblings.image),
-        inpaint=_sharing_parts(pipe, siblings.inpaint) if has_inpaint else None,
-        is_inpainting_model=is_inpainting_model(model),
+        image=_sharing_parts(pipe, family.siblings.image),
+        inpaint=_sharing_parts(pipe, family.siblings.inpaint) if has_inpaint else None,
+        is_inpainting_model=model.is_inpainting_model,
         family=family,
-        form=form,
         denoiser_name=denoiser,
         device=device,
         placement=placement,
         quantization=quantization,
-        side_multiple=side_multiple(model, family),
-        max_references=max_references(family, parameters),
-        takes_negative_prompts=has_negative_prompt(form, parameters),
         shared=shared,
     )
 

@@ -4,7 +4,7 @@ import torch
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, computes_bfloat16, dtype_name
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 from worker.models.families import Family, family_of
 from worker.models.local_model import LocalModel
 from worker.models.placements import HALF_PRECISION
@@ -17,10 +17,9 @@ def precision_of(options: DiffusersOptions, family: Family, device: torch.device
             f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
             "and float32 on CPUs."
         )
-    names = HALF_PRECISION[family.is_safe_in_float16]
-    half: dict[str, torch.dtype] = {kind: getattr(torch, name) for kind, name in names.items()}
-    if options.optimize == "max" and computes_bfloat16():
-        half = {**half, "cpu": torch.bfloat16}
+    half = HALF_PRECISION[family.is_safe_in_float16]
+    if options.level is Level.MAX and computes_bfloat16():
+        half = {**half, "cpu": "bfloat16"}
     return choose_dtype(options.dtype, device, half)
 
 

@@ -5,11 +5,10 @@ from collections.abc import Iterator
 from shared.errors import ConfigurationError, InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
-from worker.engines.diffusers.acceleration.accelerator import Accelerator, Level
-from worker.engines.diffusers.denoising.guidance import guidance_arguments
-from worker.engines.diffusers.loading.pipeline_classes import parameters_of
+from worker.engines.diffusers.acceleration.accelerator import Accelerator
+from worker.engines.diffusers.denoising.call_arguments import call_arguments
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 
 
 def prepare(
@@ -19,8 +18,8 @@ def prepare(
     options: DiffusersOptions,
     max_images: int,
 ) -> None:
-    """Raises ConfigurationError for a size that the model does not support."""
-    if Level.of(options.optimize) < Level.FAST or pipelines.is_inpainting_model:
+    """Raises ConfigurationError for a size that the model does not support. Models that need images run uncompiled."""
+    if options.level < Level.FAST or pipelines.is_inpainting_model or pipelines.family.needs:
         return
     requests = {size: _request(capabilities, size) for size in _sizes(pipelines, capabilities, options)}
     images = sorted({1, max_images})
@@ -45,17 +44,6 @@ def _request(capabilities: Capabilities, size: str) -> GenerationRequest:
 
 
 def _run_one_step(pipelines: Pipelines, request: GenerationRequest, images: int) -> None:
-    parameters = parameters_of(pipelines.text)
-    guidance = guidance_arguments(
-        pipelines.family, pipelines.form, parameters, request.guidance_scale, [request.negative_prompt] * images
-    )
-    arguments = {
-        "prompt": [request.prompt] * images,
-        "width": request.width,
-        "height": request.height,
-        "num_inference_steps": 1,
-        "output_type": "latent",
-        **guidance,
-        **pipelines.family.arguments,
-    }
-    pipelines.text(**{name: value for name, value in arguments.items() if name in parameters})
+    prompts = [(request.prompt, request.negative_prompt)] * images
+    pipe = pipelines.text
+    pipe(**call_arguments(pipe, pipelines.family, request, prompts, 1, output_type="latent"))

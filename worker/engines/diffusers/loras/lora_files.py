@@ -20,10 +20,10 @@ from safetensors import safe_open
 from shared.jobs.requests import LORA_NAME, MAX_LORA_NAME
 from worker.models.checkpoints.header import InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import read_modelspec
+from worker.models.weight_files import SUFFIX
 
 logger = logging.getLogger(__name__)
 
-SUFFIX = ".safetensors"
 #: The prefix of PEFT's weight names, and the file with its scaling factors.
 _PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
 #: The suffix of the scaling factor that a LoRA has for each layer.

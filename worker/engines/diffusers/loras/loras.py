@@ -11,10 +11,10 @@ from safetensors import SafetensorError
 
 from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
-from worker.engines.diffusers.loading.pipeline_loading import reason_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
-from worker.engines.diffusers.memory.out_of_memory import is_out_of_memory
+from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
+from worker.models.contents.fingerprint import revision_of
 from worker.models.contents.part_sources import is_changed_by_loras
 from worker.models.placements import Quantization
 
@@ -30,7 +30,7 @@ class _Adapter:
 
     name: str
     """Of the peft adapter, which may not contain dots."""
-    version: object
+    version: str
     """Of its file."""
     warning: str | None
 
@@ -62,7 +62,7 @@ class Loras:
             if file is None:
                 raise InvalidRequest(f"The LoRA {lora.name} is no longer in SD_LORA_DIR.")
             adapter = self._adapters.pop(lora.name, None)
-            version = _version(file)
+            version = revision_of(file)
             if adapter is not None and adapter.version != version:
                 self._pipe.delete_adapters(adapter.name)
                 adapter = None
@@ -85,7 +85,7 @@ class Loras:
         finally:
             self._pipe.disable_lora()
 
-    def _load(self, name: str, file: Path, version: object) -> "_Adapter":
+    def _load(self, name: str, file: Path, version: str) -> "_Adapter":
         if self._pipelines.quantization is not Quantization.NONE:
             # peft would give its layers the type of the weights, in which nothing is left of most LoRAs.
             raise InvalidRequest(
@@ -134,15 +134,6 @@ class Loras:
         """Remove what was loaded before the failure."""
         with suppress(Exception):
             self._pipe.delete_adapters(adapter)
-
-
-def _version(file: Path) -> object:
-    try:
-        stat = file.stat()
-    except OSError:
-        # Whoever loads it finds out more.
-        return None
-    return stat.st_size, stat.st_mtime_ns
 
 
 def _public_reason(error: Exception, model: str) -> str:

@@ -24,12 +24,10 @@ def choose_device(setting: str) -> torch.device:
     return device
 
 
-def choose_dtype(setting: str, device: torch.device, half: Mapping[str, torch.dtype]) -> torch.dtype:
+def choose_dtype(setting: str, device: torch.device, half: Mapping[str, str]) -> torch.dtype:
     """`auto` takes the device's entry in `half`, which lists where half precision is safe, or else float32."""
-    if setting != "auto":
-        dtype: torch.dtype = getattr(torch, setting)
-        return dtype
-    return half.get(device.type, torch.float32)
+    dtype: torch.dtype = getattr(torch, half.get(device.type, "float32") if setting == "auto" else setting)
+    return dtype
 
 
 def computes_bfloat16() -> bool:

@@ -5,11 +5,11 @@ import gc
 import logging
 import math
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Self, TypeVar
+from typing import Self, TypeVar
 
 import torch
 
@@ -17,37 +17,15 @@ from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Capabilities
 from worker.engines.base import JobWatch
+from worker.engines.diffusers.memory.errors import is_broken_device, is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
-#: By default, tiles are as large as the autoencoder's training images, which does not help with images of that size.
-TILE = 512
-
-#: Found in the messages of errors that are not torch.OutOfMemoryError: of the CPU, of Apple's GPU, and of CUDA's own
-#: libraries, which allocate past torch.
-_OUT_OF_MEMORY_MESSAGES = (
-    "can't allocate memory",
-    "MPS backend out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
 
 #: How much freed tensor memory glibc may keep, and up to which size tensors are allocated there.
 KEPT_BYTES, LARGEST_KEPT_BYTES = 128 << 20, 32 << 20
 #: Options of mallopt(3), from malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    if isinstance(error, torch.OutOfMemoryError | MemoryError):
-        return True
-    return isinstance(error, RuntimeError) and any(message in str(error) for message in _OUT_OF_MEMORY_MESSAGES)
-
-
-def is_broken_device(error: BaseException) -> bool:
-    """Whether this process can no longer trust any result from the device."""
-    return isinstance(error, torch.AcceleratorError) and not is_out_of_memory(error)
 
 
 def keep_freed_memory() -> None:
@@ -85,26 +63,6 @@ class Fallback:
     """What was done, for the job's warnings."""
     enable: Callable[[], AbstractContextManager[object]]
     """The fallback is active until this context ends."""
-
-
-def tiling_fallback(autoencoder: Any) -> Fallback:
-    return Fallback("images were encoded and decoded in tiles", lambda: _tiled(autoencoder))
-
-
-@contextmanager
-def _tiled(autoencoder: Any) -> Iterator[None]:
-    # Autoencoders with other names for their tiles have a usable size by default.
-    sizes = getattr(autoencoder, "tile_sample_min_size", 0), getattr(autoencoder, "tile_latent_min_size", 0)
-    if all(sizes):
-        autoencoder.tile_sample_min_size = min(TILE, sizes[0])
-        autoencoder.tile_latent_min_size = max(1, sizes[1] * autoencoder.tile_sample_min_size // sizes[0])
-    autoencoder.enable_tiling()
-    try:
-        yield
-    finally:
-        autoencoder.disable_tiling()
-        if all(sizes):
-            autoencoder.tile_sample_min_size, autoencoder.tile_latent_min_size = sizes
 
 
 class MemoryBudget:
@@ -205,7 +163,7 @@ class OutOfMemoryFallbacks:
     def _require_out_of_memory(self, error: RuntimeError | MemoryError) -> None:
         """Raises all other errors again."""
         if is_broken_device(error):
-            self._watch.request_restart(f"the device failed: {str(error).partition(chr(10))[0]}")
+            self._watch.request_restart(f"the device failed: {reason_of(error)}")
         if not is_out_of_memory(error):
             raise error
         if isinstance(error, MemoryError):

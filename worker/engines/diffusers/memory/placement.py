@@ -8,11 +8,10 @@ from typing import Any
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.loading.pipeline_loading import reason_of
+from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.engines.diffusers.memory.quantization import tensor_bytes
 from worker.engines.diffusers.memory.shared_parts import parts_of
-from worker.models import placements
 from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
 logger = logging.getLogger(__name__)
@@ -25,6 +24,14 @@ def has_own_memory(device: torch.device) -> bool:
 
 def free_bytes(device: torch.device) -> int | None:
     return torch.cuda.mem_get_info(device)[0] if has_own_memory(device) else None
+
+
+def usable_bytes(device: torch.device) -> int | None:
+    """The free ones, and those that torch keeps for itself; None if the device uses main memory."""
+    free = free_bytes(device)
+    if free is None:
+        return None
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def part_sizes(pipe: Any) -> dict[str, int]:
@@ -43,11 +50,6 @@ def room_for(pipe: Any, device: torch.device) -> int | None:
     if free is None:
         return None
     return free + sum(part_size(part) for part in parts if any(one.device.type != "cpu" for one in part.parameters()))
-
-
-def working_bytes(pipe: Any, pixels: int, dtype: torch.dtype) -> dict[str, int]:
-    """For one image of this size. Larger jobs use the fallbacks of out_of_memory.py."""
-    return placements.working_bytes(part_sizes(pipe), pixels, dtype.itemsize)
 
 
 def place_where_it_fits(

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from safetensors import safe_open
 
-from worker.engines.diffusers.loras.lora_files import SUFFIX, walk_files
+from worker.engines.diffusers.loras.lora_files import walk_files
 from worker.models.families import Family
+from worker.models.weight_files import SUFFIX
 
 #: More than a text encoder reads would be of no use.
 MAX_VECTORS_OF_A_FILE = 75

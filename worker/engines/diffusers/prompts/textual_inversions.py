@@ -18,6 +18,8 @@ from worker.engines.diffusers.prompts.embedding_files import (
     read_vectors,
     takes_embeddings,
 )
+from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
+from worker.models.contents.fingerprint import revision_of
 
 #: Of all files that are loaded together.
 MAX_VECTORS = 1024
@@ -27,7 +29,7 @@ _WORD = re.compile(r"<embedding-(\d+)>(?: ?<embedding-\d+>)*")
 
 @dataclass(frozen=True)
 class _Loaded:
-    version: tuple[int, int]
+    version: str
     """Of its file."""
     first: int
     count: int
@@ -115,8 +117,7 @@ class TextualInversions:
     def _require(self, name: str, file: Path) -> _Loaded:
         """Raises UnusableEmbedding."""
         try:
-            stat = file.stat()
-            version = stat.st_size, stat.st_mtime_ns
+            version = revision_of(file)
             loaded = self._loaded.get(name)
             if loaded is None or loaded.version != version:
                 loaded = self._loaded[name] = self._load(file, version)
@@ -124,7 +125,7 @@ class TextualInversions:
             raise UnusableEmbedding("its file is damaged") from None
         return loaded
 
-    def _load(self, file: Path, version: tuple[int, int]) -> _Loaded:
+    def _load(self, file: Path, version: str) -> _Loaded:
         encoders = self._encoders
         vectors = read_vectors(file, [encoder.width for encoder in encoders])
         first, count = self._used, len(vectors[0])
@@ -137,11 +138,7 @@ class TextualInversions:
 
     @functools.cached_property
     def _encoders(self) -> list[_Encoder]:
-        pipe = self.pipelines.text
-        parts = [
-            (getattr(pipe, f"tokenizer{end}", None), getattr(pipe, f"text_encoder{end}", None)) for end in ("", "_2")
-        ]
-        return [_Encoder(tokenizer, encoder) for tokenizer, encoder in parts if encoder is not None]
+        return [_Encoder(tokenizer, encoder) for tokenizer, encoder in clip_encoders(self.pipelines.text)]
 
 
 @functools.lru_cache(maxsize=8)

@@ -5,8 +5,8 @@ from typing import Any
 
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
-from worker.engines.diffusers.denoising.guidance import has_second_prediction
-from worker.engines.diffusers.loading.pipeline_classes import parameters_of
+from worker.engines.diffusers.denoising.call_arguments import has_second_prediction
+from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.prompts.weighted_prompts import Chunker
 
@@ -22,9 +22,9 @@ def prompt_warnings(pipelines: Pipelines, request: GenerationRequest) -> Iterato
     """
     is_weighted = request.prompt_syntax is PromptSyntax.WEIGHTED
     yield from _length_warnings(pipelines, "prompt", request.prompt, is_weighted=is_weighted)
-    if not request.negative_prompt or not pipelines.takes_negative_prompts:
+    if not request.negative_prompt or not has_negative_prompt(pipelines.family, parameters_of(pipelines.text)):
         return
-    if has_second_prediction(pipelines.family, pipelines.form, request.guidance_scale):
+    if has_second_prediction(pipelines.family, request.guidance_scale):
         yield from _length_warnings(pipelines, "negative_prompt", request.negative_prompt, is_weighted=is_weighted)
     else:
         yield f"negative_prompt has no effect with a guidance_scale of {request.guidance_scale or 0:g}"

@@ -111,7 +111,7 @@ def encode_sections(
     """
     embeddings: list[torch.Tensor] = []
     pooled: tuple[torch.Tensor, ...] = ()
-    encoders = _encoders(pipe)
+    encoders = clip_encoders(pipe)
     is_xl = isinstance(encoders[-1][1], _WITH_POOLING)
     for tokenizer, encoder in encoders:
         chunker, parts = Chunker(tokenizer), []
@@ -154,10 +154,10 @@ def extended(
     return [[extend(embedding) for embedding in group] for group in groups]
 
 
-def _encoders(pipe: Any) -> list[tuple[Any, Any]]:
-    """Tokenizers with their text encoders."""
-    names = ("", "_2")
-    parts = [(getattr(pipe, f"tokenizer{name}", None), getattr(pipe, f"text_encoder{name}", None)) for name in names]
+def clip_encoders(pipe: Any) -> list[tuple[Any, Any]]:
+    """Tokenizers with their text encoders, where CLIP alone reads the prompts."""
+    ends = ("", "_2")
+    parts = [(getattr(pipe, f"tokenizer{end}", None), getattr(pipe, f"text_encoder{end}", None)) for end in ends]
     return [(tokenizer, encoder) for tokenizer, encoder in parts if encoder is not None]
 
 

@@ -13,11 +13,12 @@ from diffusers import Flux2Transformer2DModel
 
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import accelerator, attention, compiled_denoiser
-from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan, Level
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import MIN_STEPS, cached_steps
+from worker.engines.diffusers.options import Level
 
 CPU = torch.device("cpu")
 TOKENS = {"64x64": 16, "96x96": 36}

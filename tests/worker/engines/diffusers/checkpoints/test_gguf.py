@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError
+from shared.settings.explanations import install_command
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_single_files import drawn, found, loaded
 from tests.worker.engines.diffusers.checkpoints.tiny_models import tiny_pipeline
@@ -96,4 +97,4 @@ def test_without_the_library_a_gguf_file_says_what_to_install(pair: Path, monkey
     with pytest.raises(ConfigurationError) as caught:
         loaded(found(pair))
 
-    assert "GGUF files need the package gguf: pip install 'imagegen[gguf]'" in caught.value.detail
+    assert f"GGUF files need the package gguf: {install_command('gguf')}" in caught.value.detail

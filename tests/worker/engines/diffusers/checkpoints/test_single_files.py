@@ -82,10 +82,13 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 def test_a_file_that_is_swapped_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = found(original.write(tmp_path / "model.safetensors", *single_file("sd15", tiny_pipeline("sd15"))))
 
-    def swap(*_: Any, **__: Any) -> None:
-        os.utime(model.path, (1, 1))
+    load_file_part = pipeline_loading.load_file_part
 
-    monkeypatch.setattr(pipeline_loading, "load_checkpoint", swap)
+    def swap(*arguments: Any) -> Any:
+        os.utime(model.path, (1, 1))
+        return load_file_part(*arguments)
+
+    monkeypatch.setattr(pipeline_loading, "load_file_part", swap)
     with pytest.raises(ConfigurationError) as swapped:
         loaded(model)
     model.path.unlink()

@@ -1,5 +1,9 @@
 """Every family: the pixels of diffusers alone, progress, cancelling, previews, sizes and warnings."""
 
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,6 +17,10 @@ from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Mode
 from tests.worker.engines.drawing import REFERENCE, Drawn, draw, right_half, speckled
 from tests.worker.images.image_checks import Pixels
 from worker.engines.base import Step
+from worker.engines.diffusers.acceleration.sample_calls import SampleCall
+from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
+from worker.engines.diffusers.loading.warm_up import prepare
+from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|tests)")
@@ -146,6 +154,40 @@ def test_fields_without_effect_give_a_warning(model: Model) -> None:
 
     ignored = {warning.partition(" is ignored")[0] for warning in warnings if " is ignored" in warning}
     assert ignored == DEFAULTS[model.name][2] - {"loras"} | ({"clip_skip"} - READ_BY_CLIP.get(model.name, set()))
+
+
+def test_a_request_needs_no_negative_prompt(model: Model) -> None:
+    assert draw(model.engine, inputs_of(model), **SIZE, num_inference_steps=1).pixels.shape == (HEIGHT, WIDTH, 3)
+
+
+@dataclass
+class Shapes:
+    """Stands in for an accelerator, and notes what a denoiser would be compiled for."""
+
+    denoiser: Any
+    noted: list[list[torch.Size]] = field(default_factory=list)
+
+    def prepare(self, sizes: Sequence[str], images: Sequence[int], run: Callable[[str, int], object]) -> None:
+        for size, count in itertools.product(sizes, images):
+            self.note(partial(run, size, count))
+
+    def note(self, run: Callable[[], object]) -> None:
+        call = SampleCall.record(self.denoiser, run)
+        self.noted.append([tensor.shape for tensor in tensors_in((call.args, call.kwargs))])
+
+
+def test_a_model_is_compiled_for_the_calls_that_requests_make(model: Model) -> None:
+    engine = model.engine
+    shapes: Any = Shapes(engine._pipelines.denoiser)
+    options = DiffusersOptions(optimize="fast", compile_sizes=(f"{WIDTH}x{HEIGHT}",))
+
+    prepare(shapes, engine._pipelines, engine.capabilities, options, 1)
+
+    if engine.capabilities.requires:
+        assert shapes.noted == []
+    else:
+        shapes.note(lambda: draw(engine, prompt="x", **SIZE, num_inference_steps=1))
+        assert shapes.noted[0] == shapes.noted[1]
 
 
 def test_a_job_is_cancelled_within_a_step(model: Model) -> None:

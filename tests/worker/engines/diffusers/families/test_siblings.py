@@ -94,7 +94,7 @@ def test_a_mask_is_repainted_as_by_diffusers_alone(model: Model) -> None:
 
 
 def test_images_to_look_at_change_the_result(model: Model) -> None:
-    count = model.engine._pipelines.max_references
+    count = model.engine._pipelines.family.references
     if not count:
         return
 

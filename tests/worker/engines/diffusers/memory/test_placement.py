@@ -12,6 +12,7 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw, right_half, speckled
+from worker.engines.diffusers.loading import pipelines
 from worker.engines.diffusers.memory import placement as module
 from worker.engines.diffusers.memory.placement import free_bytes, part_sizes
 from worker.images.values import Inputs
@@ -63,6 +64,15 @@ def test_as_many_parts_as_fit_stay_on_the_device(model: str, card: str, free: fl
 def test_without_offloading_everything_is_on_the_device() -> None:
     assert choose_placement(KLEIN, None, WORKING["klein"]) is Placement.RESIDENT
     assert free_bytes(torch.device("cpu")) is None
+
+
+def test_what_torch_keeps_for_itself_is_room_for_another_model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = [0]
+    monkeypatch.setattr(module, "free_bytes", lambda _: free[-1])
+    monkeypatch.setattr(pipelines, "has_own_memory", lambda _: True)
+    monkeypatch.setattr(pipelines, "free_memory", lambda: free.append(1 << 40))
+
+    assert loaded(tiny.save_sd(tmp_path)).placement == "resident"
 
 
 def test_full_size_parts_are_as_large_as_their_files() -> None:

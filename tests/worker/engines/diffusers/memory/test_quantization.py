@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError, InvalidRequest
+from shared.settings.explanations import install_command
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
@@ -21,9 +22,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers
 
 GB = 10**9
 CUDA = torch.device("cuda")
-NEEDS_TORCHAO = pytest.mark.skipif(
-    importlib.util.find_spec("torchao") is None, reason="pip install 'imagegen[quantize]'"
-)
+NEEDS_TORCHAO = pytest.mark.skipif(importlib.util.find_spec("torchao") is None, reason=install_command("quantize"))
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +89,7 @@ def test_a_missing_library_is_one_clear_sentence(tmp_path: Path, monkeypatch: py
         importlib.util, "find_spec", lambda name, *more: None if name == "torchao" else find(name, *more)
     )
 
-    with pytest.raises(ConfigurationError, match=r"SD_QUANTIZE=8bit needs the package torchao: pip install 'imagegen"):
+    with pytest.raises(ConfigurationError, match=r"SD_QUANTIZE=8bit needs the package torchao: .*quantize"):
         loaded(tiny.save_sd(tmp_path), quantize="8bit")
 
 

@@ -67,8 +67,16 @@ def test_the_budget_counts_a_part_that_models_share_once(two_models: Path) -> No
     assert held == {both: {ONE, OTHER}, both - encoder: {OTHER}}
 
 
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8589934592 bytes."),
+        RuntimeError("MPS backend out of memory (MPS allocated: 8.00 GB)"),
+    ],
+)
 def test_a_load_that_runs_out_of_memory_beside_the_model_with_its_parts_succeeds_without_it(
-    two_models: Path, monkeypatch: pytest.MonkeyPatch
+    error: Exception, two_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pool = pool_of(models_in(two_models))
     pool.load(ONE)
@@ -76,7 +84,7 @@ def test_a_load_that_runs_out_of_memory_beside_the_model_with_its_parts_succeeds
 
     def full_once(*arguments: Any) -> None:
         if crowded.pop() if crowded else False:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise error
         place(*arguments)
 
     monkeypatch.setattr(placement, "place", full_once)

@@ -1,0 +1,19 @@
+"""Files that were written by nobody known."""
+
+from pathlib import Path
+
+from tests.worker.models.catalogue.test_catalogue import states
+from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
+from worker.models.catalogue import DiskState
+
+
+def test_headers_that_nobody_thought_of_cost_no_other_model(tmp_path: Path) -> None:
+    shapes = sd15_shapes()
+    scalar = {name: () if name.endswith("attn2.to_k.weight") else shape for name, shape in shapes.items()}
+    lacking = {name: shape for name, shape in shapes.items() if not name.endswith("proj_in.weight")}
+    for name, header in {"lacking": lacking, "scalar": scalar, "usual": shapes}.items():
+        write_header(tmp_path / f"{name}.safetensors", header)
+
+    found = states(tmp_path)
+
+    assert found == {"lacking": DiskState.BROKEN, "scalar": DiskState.BROKEN, "usual": DiskState.AVAILABLE}
