@@ -71,7 +71,7 @@ class _Bench:
         data = {"SD_DATA_DIR": str(self.folder / "data")}
         self.stack = exits.enter_context(Stack(url, self.folder, **UNLIMITED, **device, **named, **data))
         self.exits = exits
-        self.side = 64 if machine.is_tiny else 1024
+        self.side, self.steps = (64, 2) if machine.is_tiny else (1024, subject.steps)
 
     def measure(self, skip: Callable[[str], None]) -> Iterator[Figure]:
         subject, machine = self.subject, self.machine
@@ -144,7 +144,7 @@ class _Bench:
 
     def _body(self, seed: int) -> dict[str, object]:
         subject = self.subject
-        sizes = {"width": self.side, "height": self.side, "num_inference_steps": subject.steps}
+        sizes = {"width": self.side, "height": self.side, "num_inference_steps": self.steps}
         return {"prompt": PROMPT, "seed": seed, "guidance_scale": subject.guidance, "backend": subject.backend, **sizes}
 
     def _queue(self, bare: "_BareScript") -> Iterator[Figure]:
@@ -197,7 +197,7 @@ class _BareScript:
     def __init__(self, bench: _Bench) -> None:
         subject, machine = bench.subject, bench.machine
         dtype = "float32" if machine.is_tiny else subject.dtype
-        arguments = (machine.device.type, dtype, subject.steps, subject.guidance, bench.side)
+        arguments = (machine.device.type, dtype, bench.steps, subject.guidance, bench.side)
         self._process = subprocess.Popen(
             [sys.executable, "-m", "bench.gpu.bare", str(bench.model), *map(str, arguments)],
             stdin=subprocess.PIPE,

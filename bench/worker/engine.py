@@ -101,7 +101,7 @@ def _engine(model: Model, folder: Path, prompts: Iterator[str]) -> Callable[[], 
     engine = DiffusersEngine.load(source.ensure_downloaded(), DiffusersOptions(device="cpu"))
 
     def draw() -> Any:
-        asked = GenerationRequest(
+        original = GenerationRequest(
             prompt=next(prompts),
             seed=1,
             width=model.side,
@@ -109,7 +109,7 @@ def _engine(model: Model, folder: Path, prompts: Iterator[str]) -> Callable[[], 
             num_inference_steps=model.steps,
             guidance_scale=model.guidance,
         )
-        request, _ = engine.capabilities.resolve(asked)
+        request, _ = engine.capabilities.resolve(original)
         (image,) = engine.generate(request, Inputs(), _Unwatched())
         return image.pixels
 

@@ -135,10 +135,10 @@ class Capabilities(FrozenModel):
         Missing sides follow the aspect ratio of the first input image, rounded down to multiples and limited by the
         model and `max_pixels`.
         """
-        model, asked = self.for_requested_model(request), request
+        model, original = self.for_requested_model(request), request
         if request.resize_only:
             return request.model_copy(update={"width": request.output_width, "height": request.output_height}), ()
-        request, size_warnings = fit_size(model, asked, input_size, max_pixels)
+        request, size_warnings = fit_size(model, original, input_size, max_pixels)
         width, height = model._size(request, input_size, max_pixels)
         # What is under a mask gets replaced completely.
         strength = model.strength and 1.0 if request.mask else model.strength
@@ -150,7 +150,7 @@ class Capabilities(FrozenModel):
         }
         missing = {name: value for name, value in defaults.items() if getattr(request, name) is None}
         plain, weights = plain_prompts(request, model.model) if "prompt_syntax" in model.ignored else ({}, ())
-        second, second_warnings = resolve_second_pass(model, asked, (width, height), max_pixels)
+        second, second_warnings = resolve_second_pass(model, original, (width, height), max_pixels)
         ignored = sorted(name for name in {*model.ignored} - {*plain} if getattr(request, name) is not None)
         if "bfl_model" in ignored and request.bfl_model == model.model:
             ignored.remove("bfl_model")

@@ -19,15 +19,15 @@ def fit_size(
     """
     if not request.fit_size or model.max_added is not None or "width" in model.ignored:
         return request, ()
-    asked = _asked_size(model, request, input_size)
-    target = _limited(asked, max_pixels)
+    wanted = _requested_size(model, request, input_size)
+    target = _limited(wanted, max_pixels)
     # An input image gives the shape, whatever the model can do without one.
     is_native = model.only_native_size and not request.image
     made = (model.width, model.height) if is_native else _good_size(model, target, max_pixels)
     size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
     warnings = []
-    if target != asked:
-        warnings.append(f"{_text(asked)} is beyond this service's limits: the image has {_text(target)}")
+    if target != wanted:
+        warnings.append(f"{_text(wanted)} is beyond this service's limits: the image has {_text(target)}")
     # What is put back into the input image is scaled to its place there.
     is_scaled = request.output_width is None and request.mask_padding is None
     if is_scaled and (made != target or not model.exact_size):
@@ -37,7 +37,7 @@ def fit_size(
     return request.model_copy(update=size), tuple(warnings)
 
 
-def _asked_size(model: "Capabilities", request: GenerationRequest, input_size: "Size | None") -> "Size":
+def _requested_size(model: "Capabilities", request: GenerationRequest, input_size: "Size | None") -> "Size":
     """A missing side follows the aspect ratio of the input image, or of the model."""
     width, height = input_size or (model.width, model.height)
     if request.width and request.height:

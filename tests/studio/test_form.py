@@ -64,10 +64,10 @@ def test_a_model_without_known_controls_takes_a_prompt_and_is_not_asked_at_once_
     null: Stack, open_studio: Open
 ) -> None:
     studio = open_studio(null.api, "/health/live")
-    asked: list[str] = []
+    addresses: list[str] = []
 
     def answer(route: Route) -> None:
-        asked.append(route.request.url)
+        addresses.append(route.request.url)
         route.fulfill(json={**route.fetch().json(), "capabilities": None})
 
     studio.page.route("**/api/models/null", answer)
@@ -77,7 +77,7 @@ def test_a_model_without_known_controls_takes_a_prompt_and_is_not_asked_at_once_
 
     expect(studio.made(PROMPT)).to_be_visible()
     # Each answer takes milliseconds, so that asking at once again would be many.
-    assert len(asked) <= 3
+    assert len(addresses) <= 3
 
 
 def test_sides_are_swapped_and_the_native_shape_is_marked(studio: Studio) -> None:

@@ -82,8 +82,8 @@ class Quiz:
         answers = torch.split(self._answer(captions, rng), self.choices, 1)
         # Twice: once for the state at the end of the caption, once for the state in the padding.
         labels = torch.tensor([_labels(scene, self.vocabulary) for scene in scenes] * 2).unbind(1)
-        asked = [(a, b) for a, b in zip(answers, labels, strict=True) if (b != ABSENT).any()]
-        return torch.stack([F.cross_entropy(a, b, ignore_index=ABSENT) for a, b in asked]).sum()
+        pairs = [(a, b) for a, b in zip(answers, labels, strict=True) if (b != ABSENT).any()]
+        return torch.stack([F.cross_entropy(a, b, ignore_index=ABSENT) for a, b in pairs]).sum()
 
     def _answer(self, captions: Sequence[str], rng: random.Random) -> Tensor:
         """(2 x captions, answers to all questions)."""

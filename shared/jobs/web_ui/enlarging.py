@@ -21,9 +21,9 @@ class HiresFix:
     def fields(self, size: tuple[int, int], max_pixels: int) -> tuple[dict[str, Any], tuple[str, ...]]:
         """Those of a request for an image of this size, and a warning if it is enlarged less or more than asked for."""
         width, height = max(1, size[0]), max(1, size[1])
-        asked = max(self.resize[0] / width, self.resize[1] / height) or self.scale or DEFAULT_SCALE
-        scale = max(MIN_SCALE, min(asked, MAX_SCALE, sqrt(max_pixels / (width * height))))
-        warnings = () if scale == asked else (f"the image is enlarged {scale:.3g} times, not {asked:.3g} times",)
+        wanted = max(self.resize[0] / width, self.resize[1] / height) or self.scale or DEFAULT_SCALE
+        scale = max(MIN_SCALE, min(wanted, MAX_SCALE, sqrt(max_pixels / (width * height))))
+        warnings = () if scale == wanted else (f"the image is enlarged {scale:.3g} times, not {wanted:.3g} times",)
         strength = DEFAULT_STRENGTH if self.strength is None else self.strength
         second = {"scale": scale, "strength": max(MIN_STRENGTH, strength)}
         steps = {"num_inference_steps": self.steps} if self.steps else {}
