@@ -82,23 +82,26 @@ MAX_UNFAIRNESS = 0.1
 def _minutes(invariant: Invariant) -> dict[int, Counter[str]]:
     """Starts by minute and owner while another owner's jobs waited, because only then do owners compete.
 
-    Only jobs of the same queue and priority count.
+    Only jobs of the same queue and priority count, and none that ran again: its record has only the last start.
     """
     competing = [job for job in invariant.jobs().values() if job.backend == "null" and job.request.priority == "normal"]
-    waits = [(job.created_at, job.started_at, job.owner) for job in competing if job.started_at]
+    waits = [(job.created_at, job.started_at, job.owner) for job in competing if job.started_at and job.attempt == 1]
     # +1 when a job starts to wait, -1 when it stops.
     changes = sorted(
         [(created, 1, owner) for created, _, owner in waits] + [(end, -1, owner) for _, end, owner in waits]
     )
     waiting, minutes = Counter[str](), dict[int, Counter[str]]()
     for moment, group in groupby(changes, key=itemgetter(0)):
-        simultaneous = list(group)
-        for _, change, owner in simultaneous:
+        started = Counter[str]()
+        for _, change, owner in group:
             waiting[owner] += change
-        # Jobs of one batch start at the same moment, so their owners do not count as waiting then.
-        for _, change, owner in simultaneous:
-            if change < 0 and any(count for other, count in waiting.items() if other != owner):
-                minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += 1
+            started[owner] += change < 0
+        for owner, count in started.items():
+            others = waiting.keys() - {owner}
+            if not any(waiting[other] for other in others):
+                # Jobs of a batch start at the same moment. The others started as many in turn, and then had no more.
+                count = min(count, max((started[other] for other in others), default=0))
+            minutes.setdefault(int(moment.timestamp() / 60), Counter())[owner] += count
     return {minute: owners for minute, owners in minutes.items() if owners.total() >= MIN_STARTS}
 
 
