@@ -55,7 +55,7 @@ async def read_json_request(
         return await request_from_fields(http, translate(body), uploads)
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
-        body = parse_body(await reader.read(body_chunks(http)))
+        body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
         return await _with_images(http, translate(body), reader.uploads.get, uploads)
 
 

@@ -181,6 +181,11 @@ def test_models_are_listed_with_what_they_can_do(sd: Stack) -> None:
         ({"prompt": "x", "model": "no-such-model"}, "No model has this name"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": "x\0"}, "prompt must not contain control characters"),
+        ({"prompt": "x", "negative_prompt": "y" * 5000}, "negative_prompt may have at most 4000 characters"),
+        ({"prompt": "x", "sed": 1}, "sed is not a known argument; perhaps you mean seed"),
+        ({"prompt": "x", "steps": 4}, "steps is not a known argument; perhaps you mean num_inference_steps"),
+        ({"prompt": "x", "size": "64x64"}, "size is not a known argument; perhaps you mean width and height"),
     ],
 )
 def test_wrong_arguments_are_explained_to_the_model(sd: Stack, arguments: dict[str, Any], message: str) -> None:
