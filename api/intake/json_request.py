@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.edge.authentication import charge
+from api.edge.authentication import charge, require_caller
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
 from api.intake.images.fetching import FETCH_SECONDS
@@ -134,6 +134,7 @@ async def _fetch_urls(
     if not sources:
         return request
     await charge(http, FETCH_COST * len(sources))
+    client_id = require_caller(http).client_id
     for source, url in zip(sources, urls, strict=True):
-        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
+        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic(), client_id))
     return validate_request(fields)
