@@ -109,6 +109,23 @@ def test_a_huge_list_is_refused_before_its_entries_take_memory(api: Api, field: 
         assert_problem(answer, 413, "payload-too-large")
 
 
+@pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
+def test_a_message_of_an_agent_with_a_huge_list_is_refused_before_it_takes_memory(api: Api, version: str) -> None:
+    call = '{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{"name":"list_models","arguments":%s}}'
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    headers["mcp-protocol-version"] = version
+
+    def sent_to_mcp(arguments: str) -> requests.Response:
+        return requests.post(f"{api.url}/mcp", data=(call % arguments).encode(), headers=headers, timeout=60)
+
+    # The first message loads the SDK.
+    assert sent_to_mcp("{}").status_code != 413
+    with no_growth(api):
+        answer = sent_to_mcp(f'{{"prompt":[{",".join(["{}"] * 10_000_000)}]}}')
+
+    assert_problem(answer, 413, "payload-too-large")
+
+
 @pytest.mark.parametrize("field", ["image", "loras", "webhook_events", "metadata"])
 def test_only_a_few_of_many_wrong_entries_are_named(api: Api, field: str) -> None:
     with no_growth(api):

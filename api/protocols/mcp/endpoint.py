@@ -1,14 +1,15 @@
 """The route /mcp. The SDK is imported for the first client only: it takes 25 MB and 0.4 s of CPU time."""
 
 import asyncio
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, ExitStack
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from api.intake.json_body import media_type
+from api.edge.authentication import require_caller
+from api.intake.json_body import MAX_VALUES, count_values, media_type, too_many_values
 from api.services import Services
 from shared.errors import UnsupportedMediaType
 
@@ -28,14 +29,19 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnsupportedMediaType."""
-        if scope["method"] == "POST" and media_type(Request(scope)) != "application/json":
+        """Raises UnsupportedMediaType, PayloadTooLarge and RateLimited."""
+        http = Request(scope)
+        if scope["method"] == "POST" and media_type(http) != "application/json":
             raise UnsupportedMediaType
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
         # A client that disconnects must not cancel the start for the others.
         manager = await asyncio.shield(self._starting)
-        await manager.handle_request(scope, receive, send)
+        with ExitStack() as exits:
+            if scope["method"] == "GET":
+                # A stream without end.
+                exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
+            await manager.handle_request(scope, _with_few_values(receive), send)
 
     async def close(self) -> None:
         """End all requests."""
@@ -56,6 +62,21 @@ class McpEndpoint:
             await exits.enter_async_context(manager.run())
             ready.set()
             await self._stop.wait()
+
+
+def _with_few_values(receive: Receive) -> Receive:
+    """Raises PayloadTooLarge for JSON with too many values: the SDK parses whatever has arrived."""
+    values = 0
+
+    async def receive_counted() -> Message:
+        nonlocal values
+        message = await receive()
+        values += count_values(message.get("body", b""))
+        if values > MAX_VALUES:
+            raise too_many_values()
+        return message
+
+    return receive_counted
 
 
 def _create_manager(services: Services) -> "StreamableHTTPSessionManager":
