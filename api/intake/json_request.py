@@ -52,22 +52,17 @@ async def read_json_request(
     """The request, with references in place of images. `translate` turns the body into the fields of a request."""
     if is_small(http):
         body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
-        return await request_from_fields(http, translate(body), uploads)
+        return await request_from_fields(http, translate(body), uploads, lambda _: None)
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
         body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
-        return await _with_images(http, translate(body), reader.uploads.get, uploads)
+        return await request_from_fields(http, translate(body), uploads, reader.uploads.get)
 
 
-async def request_from_fields(http: Request, fields: dict[str, Any], uploads: RequestUploads) -> GenerationRequest:
-    """The same for fields that came in another way than as the body of the request."""
-    return await _with_images(http, fields, lambda _: None, uploads)
-
-
-async def _with_images(
-    http: Request, fields: Any, find_upload: Callable[[str], StartedUpload | None], uploads: RequestUploads
+async def request_from_fields(
+    http: Request, fields: Any, uploads: RequestUploads, find_upload: Callable[[str], StartedUpload | None]
 ) -> GenerationRequest:
-    """Store the images in the fields and put references in their place."""
+    """Store the images in the fields, put references in their place, and validate the request."""
     sources = [source for source in _find_sources(fields) if source.text not in uploads]
     for source in sources:
         if not source.is_url:

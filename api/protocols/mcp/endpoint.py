@@ -1,7 +1,7 @@
 """The route /mcp. The SDK is imported for the first client only: it takes 25 MB and 0.4 s of CPU time."""
 
 import asyncio
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 from starlette.requests import Request
@@ -9,7 +9,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from api.edge.authentication import require_caller
-from api.intake.json_body import MAX_VALUES, count_values, media_type, too_many_values
+from api.intake.json_body import MAX_VALUES, body_chunks, media_type
+from api.intake.json_uploads import JsonUploadReader
+from api.protocols.mcp.calls import BodyImages
 from api.services import Services
 from shared.errors import UnsupportedMediaType
 
@@ -29,19 +31,32 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnsupportedMediaType, PayloadTooLarge and RateLimited."""
-        http = Request(scope)
+        """Raises UnsupportedMediaType, RateLimited and what reading a body raises."""
+        http = Request(scope, receive)
         if scope["method"] == "POST" and media_type(http) != "application/json":
             raise UnsupportedMediaType
         if self._starting is None:
             self._starting = asyncio.create_task(self._start())
         # A client that disconnects must not cancel the start for the others.
         manager = await asyncio.shield(self._starting)
-        with ExitStack() as exits:
-            if scope["method"] == "GET":
+        async with AsyncExitStack() as exits:
+            if scope["method"] == "POST":
+                receive = await self._without_images(http, exits)
+            elif scope["method"] == "GET":
                 # A stream without end.
                 exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
-            await manager.handle_request(scope, _with_few_values(receive), send)
+            await manager.handle_request(scope, receive, send)
+
+    async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:
+        """The body without its long texts, which go to files as they arrive: the SDK holds and parses all of a body.
+
+        Raises InvalidRequest, PayloadTooLarge, StorageFull and StorageUnavailable.
+        """
+        uploads = await exits.enter_async_context(self._services.uploads.open_request())
+        reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
+        body = await reader.read(body_chunks(http))
+        http.state.body_images = BodyImages(uploads, reader.uploads.get)
+        return _repeated(body, http.receive)
 
     async def close(self) -> None:
         """End all requests."""
@@ -64,19 +79,13 @@ class McpEndpoint:
             await self._stop.wait()
 
 
-def _with_few_values(receive: Receive) -> Receive:
-    """Raises PayloadTooLarge for JSON with too many values: the SDK parses whatever has arrived."""
-    values = 0
+def _repeated(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body}]
 
-    async def receive_counted() -> Message:
-        nonlocal values
-        message = await receive()
-        values += count_values(message.get("body", b""))
-        if values > MAX_VALUES:
-            raise too_many_values()
-        return message
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
 
-    return receive_counted
+    return receive_again
 
 
 def _create_manager(services: Services) -> "StreamableHTTPSessionManager":
