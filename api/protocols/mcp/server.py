@@ -6,9 +6,9 @@ from fastapi.exceptions import RequestValidationError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from api.field_errors import near_field, summarize
+from api.field_errors import near_field, request_error, summarize
 from api.intake.submissions import MAX_UNKNOWN, NAME
 from api.problems import invalid_request
 from api.protocols.mcp import calls, results
@@ -52,7 +52,12 @@ class _Server(MCPServer[Any]):
         for argument in unknown[:MAX_UNKNOWN]:
             if (near := near_field(argument, known)) is not None:
                 raise ToolError(f"{argument} is not a known argument; perhaps you mean {near} (invalid-request)")
-        result = await super().call_tool(name, arguments, context)
+        try:
+            result = await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_text(invalid_request(request_error(error.__cause__)))) from error.__cause__
+            raise
         if isinstance(result, CallToolResult) and unknown:
             text = f"Warning: this tool has no argument {', '.join(unknown[:MAX_UNKNOWN])}."
             result.content.append(TextContent(type="text", text=text))
@@ -189,6 +194,10 @@ class _ToolErrors:
         if isinstance(error, RequestValidationError):
             error = invalid_request(error)
         if isinstance(error, ImagegenError):
-            fields = error.errors if isinstance(error, InvalidRequest) else ()
-            detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields)
-            raise ToolError(f"{detail or error.detail} ({error.code})") from error
+            raise ToolError(_text(error)) from error
+
+
+def _text(error: ImagegenError) -> str:
+    fields = error.errors if isinstance(error, InvalidRequest) else ()
+    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields)
+    return f"{detail or error.detail} ({error.code})"
