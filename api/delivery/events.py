@@ -59,6 +59,9 @@ class EventHub:
         self._make_connection = make_connection
         self._channel = jobs.channel
         self._ping = partial(store.run, jobs.ping_listeners())
+        #: Ends the present subscription at once.
+        self._use: asyncio.Timeout | None = None
+        store.on_replica(self._resubscribe)
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
         self.on_event: Callable[[JobEvent], None] = lambda _: None
@@ -99,15 +102,23 @@ class EventHub:
     async def _subscribe(self) -> None:
         connection = self._make_connection()
         try:
-            async for message in subscribe(connection, self._channel, self._ping):
-                if message is None:
-                    self._catch_up_all()
-                else:
-                    self._notify(JobEvent.parse(message))
+            async with asyncio.timeout(None) as self._use:
+                async for message in subscribe(connection, self._channel, self._ping):
+                    if message is None:
+                        self._catch_up_all()
+                    else:
+                        self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
             logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
         finally:
+            self._use = None
             await connection.disconnect(nowait=True)
+
+    def _resubscribe(self) -> None:
+        """A replica hears nothing until it is linked to its successor, and never of what was published before."""
+        if self._use is not None:
+            self._use.reschedule(asyncio.get_running_loop().time())
+            self._use = None
 
     def _notify(self, event: JobEvent) -> None:
         self.on_event(event)

@@ -143,6 +143,10 @@ class AsyncStore:
                 reply = await self._connection.execute("EVAL", _source(operation.script), *arguments)
         return operation.decode(reply)
 
+    def on_replica(self, call: Callable[[], None]) -> None:
+        """Call this whenever the server has become a replica, whose name may lead to its successor by now."""
+        self._connection.on_replica = call
+
     async def aclose(self) -> None:
         await self._connection.aclose()
 
