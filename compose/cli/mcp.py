@@ -43,7 +43,7 @@ async def _serve(url: str, key: str | None) -> None:
                 server = _server(client)
                 await server.run(read_stream, write_stream, server.create_initialization_options())
     except* (OSError, httpx2.HTTPError) as errors:
-        raise ClientError(f"{url} does not answer ({errors.exceptions[0]}); start it with: imagegen up") from None
+        raise ClientError(f"{url} does not respond ({errors.exceptions[0]}); start it with: imagegen up") from None
 
 
 def _server(client: Any) -> Any:

@@ -101,7 +101,7 @@ class WebhookDispatcher:
             wait = self._send_due(free)
 
     def _send_due(self, free: int) -> float | None:
-        """Start sending what is due. Return the seconds until more is due; None if only a message can tell."""
+        """Start sending what is due. Return the seconds until more is due; None until a message announces it."""
         try:
             claimed = self._store.run(self._webhooks.claim(free))
         except StoreUnavailable:

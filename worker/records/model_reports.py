@@ -25,11 +25,11 @@ logger = logging.getLogger(__name__)
 
 #: How often commands are looked for, and idle models are evicted.
 COMMAND_SECONDS = 1.0
-#: How often the models on disk are looked for: new files are offered within seconds. A scan that takes longer than a
-#: hundredth of this makes it rarer.
+#: How often the models on disk are scanned: new files are offered within seconds. Scans take at most this share of the
+#: time; slow ones are rarer.
 SCAN_SECONDS = 2.0
 SCAN_SHARE = 0.02
-#: How often a source without changes says that it still exists.
+#: How often a source without changes reports that it still exists.
 REFRESH_SECONDS = 10.0
 
 #: The models that this worker could load, by name.
@@ -37,7 +37,7 @@ Scan = Callable[[], Mapping[str, ModelEntry]]
 
 
 class LoadGuard:
-    """Keeps a model that ends its process whenever it is loaded from ending one after the other."""
+    """Stops loading a model whose loads keep ending the process."""
 
     def __init__(self, store: Store, records: ModelRecords, backend: Backend) -> None:
         self._store, self._records, self._backend = store, records, backend
@@ -48,8 +48,8 @@ class LoadGuard:
             unfinished = self._store.run(self._records.begin_load(self._backend, model, revision or ""))
             if unfinished > MAX_UNFINISHED_LOADS:
                 raise ModelUnavailable(
-                    f"The model {model} cannot be loaded: its process ended {MAX_UNFINISHED_LOADS} times meanwhile, "
-                    "probably because memory did not suffice."
+                    f"The model {model} cannot be loaded: its process ended {MAX_UNFINISHED_LOADS} times "
+                    "during the load, probably because memory ran out."
                 )
 
     def end(self, model: str, revision: str | None) -> None:

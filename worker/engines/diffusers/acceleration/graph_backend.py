@@ -24,7 +24,7 @@ class Graph(Protocol):
 
 
 class GraphBackend(Protocol):
-    """What capturing needs of a device."""
+    """The operations of a device that capturing needs."""
 
     @property
     def device(self) -> torch.device: ...
@@ -50,7 +50,7 @@ class GraphBackend(Protocol):
         ...
 
     def require_working_device(self) -> None:
-        """After a capture that failed. Raises what the device raises if that has broken it."""
+        """Call this after a failed capture. Raises the device's error if the capture has broken the device."""
         ...
 
 
