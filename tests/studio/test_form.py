@@ -172,7 +172,7 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
 
 
 def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
-    area = studio.page.get_by_role("group", name=re.compile("to begin with"))
+    area = studio.page.get_by_role("group", name=re.compile("Input image"))
     expect(area).to_be_visible()
     area.evaluate(
         """(area, bytes) => {
