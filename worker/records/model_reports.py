@@ -17,7 +17,7 @@ from shared.redis.store import Store
 from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
 from worker.engines.base import ReportsPlacement, acceleration_of
-from worker.engines.held_models import HeldModel, Load, added_bytes
+from worker.engines.held_models import HeldModel, added_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
 
@@ -64,10 +64,7 @@ class ModelReports:
         self._store, self._records, self._backend, self._heartbeat = store, records, backend, heartbeat
         self.pinned: frozenset[str] = frozenset()
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
-        loading = (
-            ModelLoad(model=load.model, bytes_done=load.bytes_done, bytes_total=load.bytes_total) if load else None
-        )
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None:
         held = tuple(
             ModelInMemory(
                 name=model.name,
@@ -80,7 +77,7 @@ class ModelReports:
             )
             for model in models
         )
-        self._heartbeat.update(models=held, loading=loading)
+        self._heartbeat.update(models=held, loading=load)
 
     def loaded(self, model: HeldModel, seconds: float) -> None:
         with suppress(StoreUnavailable):
