@@ -172,6 +172,23 @@ class ModelUpkeep:
 
 
 def source_name(model_dir: Path, default_model: str) -> str:
-    """Names where models lie: workers on one machine with the same folder and default model publish the same."""
-    place = f"{platform.node()} {model_dir.absolute()} {default_model}"
+    """Names where models lie: workers on one machine with the same folder and default model publish the same.
+
+    Machines and containers may share a host name.
+    """
+    place = f"{platform.node()} {_running_system()} {_folder_id(model_dir)} {model_dir.absolute()} {default_model}"
     return hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+def _running_system() -> str:
+    """Linux has a new id at each start, also on a copy of a machine."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _folder_id(folder: Path) -> str:
+    with suppress(OSError):
+        status = folder.stat()
+        return f"{status.st_dev} {status.st_ino}"
+    return ""
