@@ -110,6 +110,9 @@ class EventHub:
                         self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
             logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+        except Exception:
+            # Every waiting request depends on this task: it must not end.
+            logger.exception("the event subscription failed; subscribing again")
         finally:
             self._use = None
             await connection.disconnect(nowait=True)

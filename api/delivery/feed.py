@@ -39,6 +39,9 @@ class EventHistory:
     def add(self, event: JobEvent) -> None:
         if event.type in TRANSIENT:
             return
+        if _milliseconds(event.id) < _milliseconds(self.last_id):
+            # The clock of Redis was set back: ids tell no order.
+            self.start_over()
         self.last_id = event.id
         if self._complete_since is None:
             self._complete_since = _milliseconds(event.id)
@@ -54,7 +57,9 @@ class EventHistory:
 
     def since(self, last_id: str) -> list[JobEvent] | None:
         """The state changes after an event, and those in its millisecond; None if some may be missing."""
-        if self._complete_since is None or not last_id or _milliseconds(last_id) < self._complete_since:
+        if self._complete_since is None or not last_id:
+            return None
+        if not self._complete_since <= _milliseconds(last_id) <= _milliseconds(self.last_id):
             return None
         return [event for event in self._events if _milliseconds(event.id) >= _milliseconds(last_id)]
 

@@ -115,7 +115,7 @@ class Translation:
         self.warnings.extend(warnings)
 
     def ignore(
-        self, name: str, value: object, *harmless: object, reason: str = "this service has no such choice"
+        self, name: str, value: object, *harmless: object, reason: str = "this service does not support it"
     ) -> None:
         """Warn that a parameter has no effect, unless it is not set or asks for what happens anyway."""
         if value is not None and value not in harmless:

@@ -80,8 +80,8 @@ class Jobs:
     ) -> Operation[Admission]:
         """Store and queue a new job, or nothing if the queue is full or an earlier request created it.
 
-        May be repeated: the same job is created once. After `answer_by_ms`, by the store's clock, the caller has been
-        told that the store does not answer.
+        May be repeated: the same job is created once. After `answer_by_ms`, by the store's clock, the caller has got
+        StoreUnavailable.
         """
         keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.idempotency(idempotency.name if idempotency else ""), self._keys.deadlines]

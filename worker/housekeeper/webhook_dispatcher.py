@@ -8,7 +8,6 @@ from contextlib import suppress
 from urllib.parse import urlsplit
 
 import redis
-import redis.exceptions
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
@@ -83,7 +82,8 @@ class WebhookDispatcher:
                         # message too: a webhook may have become due before it.
                         if pubsub.get_message(timeout=10) is not None:
                             self._wake()
-            except (redis.exceptions.RedisError, OSError) as error:
+            except Exception as error:
+                # Only this thread learns of new webhooks: it must not end.
                 logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
                 time.sleep(RECONNECT_SECONDS)
 
@@ -107,18 +107,22 @@ class WebhookDispatcher:
         """Start sending what is due. Return the seconds until more may be due."""
         try:
             claimed = self._store.run(self._webhooks.claim(free))
+            for webhook in claimed.webhooks:
+                self._start(webhook)
         except StoreUnavailable:
             return RECONNECT_SECONDS
         except Exception:
             # Only this thread claims webhooks: it must not end.
-            logger.exception("unexpected error while claiming webhooks")
+            logger.exception("unexpected error while webhooks were claimed")
             return GRACE_SECONDS
-        for webhook in claimed.webhooks:
-            with self._changed:
-                self._in_flight += 1
-            threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
         due_in = math.inf if claimed.next_due_ms is None else claimed.next_due_ms / 1000
         return min(due_in, LONGEST_WAIT_SECONDS)
+
+    def _start(self, webhook: Webhook) -> None:
+        """Raises RuntimeError if there can be no further thread: the webhook is sent once its lease has expired."""
+        with self._changed:
+            threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
+            self._in_flight += 1
 
     def _send(self, webhook: Webhook) -> None:
         try:

@@ -35,7 +35,8 @@ class McpEndpoint:
         http = Request(scope, receive)
         if scope["method"] == "POST" and media_type(http) != "application/json":
             raise UnsupportedMediaType
-        if self._starting is None:
+        # A start that failed, for example because too many files were open, is tried again.
+        if self._starting is None or (self._starting.done() and self._starting.exception()):
             self._starting = asyncio.create_task(self._start())
         # A client that disconnects must not cancel the start for the others.
         manager = await asyncio.shield(self._starting)

@@ -15,6 +15,8 @@ import redis
 from api.delivery import events, feed
 from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
 from api.delivery.feed import JobFeed
+from api.delivery.live_jobs import LiveJobs
+from shared.access.sessions import CallerSessions
 from shared.jobs.admission import QueueLimits
 from shared.jobs.job import Job, Progress
 from shared.jobs.operations import Jobs
@@ -22,6 +24,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobEvent
 from shared.jobs.types import Backend
 from shared.redis import subscription
+from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, async_connections, connect
 from tests.stack import valkey_server
 
@@ -240,3 +243,28 @@ async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
 
     assert await listener.next_event() is None
     assert listener._events.qsize() < BACKLOG
+
+
+@on_event_loop
+async def test_a_message_that_is_no_event_ends_no_subscription(redis_url: str) -> None:
+    async with scene(redis_url, "hub-garbage:") as at:
+        with at.hub.listen(at.job.id) as listener:
+            waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
+            with redis.Redis.from_url(redis_url) as server:
+                server.publish(at.jobs.channel, "garbage")
+
+            await at.end()
+
+            assert (await waiting).job == at.job.cancel(NOW)
+
+
+@on_event_loop
+async def test_a_record_that_cannot_be_read_keeps_nobody_waiting(redis_url: str) -> None:
+    async with scene(redis_url, "hub-unreadable:") as at:
+        live_jobs = LiveJobs(at.store, at.jobs, at.hub, CallerSessions("hub-unreadable:"))
+        await live_jobs.started("caller", at.job.id)
+        with redis.Redis.from_url(redis_url) as server:
+            server.hset(Keys("hub-unreadable:").record(at.job.id), "doc", "{}")
+
+        with pytest.raises(ValueError, match="validation errors"):
+            await live_jobs.unfinished("caller")
