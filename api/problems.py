@@ -205,8 +205,13 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Name the wrong fields without quoting what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), describe_error(problem)) for problem in error.errors()[:MAX_FIELDS]]
-    return problem_response(new_problem(InvalidRequest.code, summarize("", fields), fields=fields))
+    return problem_response(problem_of(invalid_request(error)))
+
+
+def invalid_request(error: RequestValidationError) -> InvalidRequest:
+    """The same in our words."""
+    problems = error.errors()[:MAX_FIELDS]
+    return InvalidRequest(errors=[FieldError(_pointer(problem), describe_error(problem)) for problem in problems])
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -82,7 +82,7 @@ class PayloadTooLarge(RequestError):
 
 
 class NotAcceptable(RequestError):
-    """The Accept header allows neither application/json nor the format of the image."""
+    """The Accept header allows none of these: application/json, image/png, image/jpeg, image/webp."""
 
     code = "not-acceptable"
 

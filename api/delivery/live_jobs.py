@@ -118,7 +118,8 @@ class LiveJobs:
                             live.apply(event)
                         if event is None or event.type in ("state", "done"):
                             await self._read(job_id, ready)
-        except (JobNotFound, StoreUnavailable) as error:
+        except Exception as error:
+            # Whatever it is, callers must not wait for ever.
             if not ready.done():
                 ready.set_exception(error)
         if live is None or not live.job.state.is_terminal:

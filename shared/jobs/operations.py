@@ -98,6 +98,10 @@ class Jobs:
         args.append(job.model or job.request.requested_model or "")
         return Operation("jobs/create", keys, args, _admission)
 
+    def ping_listeners(self) -> Operation[int]:
+        """Show all that listen to `channel` that their server is the one that this operation reaches."""
+        return Operation("jobs/ping_listeners", [self.channel], [], int)
+
     def _queue(self, backend: Backend) -> list[str]:
         """The keys of shared/redis/lua/queue/fair_queue.lua."""
         return [self._keys.queue(backend), self._keys.shares(backend), self._keys.wake_ups(backend)]

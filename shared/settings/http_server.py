@@ -32,8 +32,13 @@ def _api_keys(value: object) -> object:
 
 
 def http_url(value: str) -> str:
-    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ValueError("must be an http or https URL such as https://images.example.com")
+    try:
+        url = urlsplit(value)
+        is_valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        is_valid = False
+    if value and not (is_valid and re.fullmatch(r"[^\s@?#]+", value)):
+        raise ValueError("must be an http or https URL without a login and a query, such as https://images.example.com")
     return value.rstrip("/")
 
 

@@ -11,7 +11,7 @@ from shared.net.url import Url
 from shared.settings.groups import Group
 from shared.settings.http_server import is_loopback, split_commas
 from shared.settings.infrastructure import Folder, expand_home
-from shared.settings.service import Settings
+from shared.settings.service import Settings, header_key
 
 
 def _api_url(value: str) -> str:
@@ -81,7 +81,7 @@ class WorkerSettings(Settings):
         "CompVis/stable-diffusion-safety-checker"
     )
     """Safety checker for models that come without one: a Hugging Face id or a local folder."""
-    huggingface_token: Annotated[SecretStr | None, Group.MODELS] = None
+    huggingface_token: Annotated[Annotated[SecretStr, AfterValidator(header_key)] | None, Group.MODELS] = None
     """Hugging Face token for models that require a login. If empty, the token of `hf auth login` is used."""
     max_batch_size: Annotated[int, Group.PERFORMANCE, Field(ge=1, le=64)] = 4
     """Maximum images per batch. A batch holds the images of one job and of queued jobs with the same size and options.

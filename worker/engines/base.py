@@ -129,15 +129,10 @@ class Reproducible(Protocol):
 
 @runtime_checkable
 class ReportsPlacement(Protocol):
-    """An engine that chooses how much of its model is on the device."""
+    """An engine that chooses how much of its model is on the device, and how it runs there."""
 
     @property
     def placement(self) -> str: ...
-
-
-@runtime_checkable
-class ReportsAcceleration(Protocol):
-    """An engine that runs its model in faster ways than its library does by default."""
 
     @property
     def acceleration(self) -> str:
@@ -146,7 +141,7 @@ class ReportsAcceleration(Protocol):
 
 
 def acceleration_of(engine: Engine) -> str | None:
-    return engine.acceleration if isinstance(engine, ReportsAcceleration) else None
+    return engine.acceleration if isinstance(engine, ReportsPlacement) else None
 
 
 @runtime_checkable
@@ -187,23 +182,27 @@ class PooledEngine(Engine, Protocol):
 OnLoad = Callable[[int, int], None]
 
 
-class EngineSource(Protocol):
-    """The engines of a worker by the names of their models."""
+class KnownModels(Protocol):
+    """What a worker knows of its models without loading them."""
 
     @property
     def default_model(self) -> str: ...
 
-    @property
-    def loaded(self) -> Set[str] | None:
-        """Models that need no loading; None if none ever does."""
-        ...
-
     def capabilities(self, model: str) -> Capabilities:
-        """Known without loading. Raises ModelNotFound and ModelUnavailable."""
+        """Raises ModelNotFound and ModelUnavailable."""
         ...
 
     def revision(self, model: str) -> str | None:
-        """Identifies the files of a model; None if unknown."""
+        """Identifies the files of a model; None if unknown. Raises ModelNotFound."""
+        ...
+
+
+class EngineSource(KnownModels, Protocol):
+    """The engines of a worker by the names of their models."""
+
+    @property
+    def loaded(self) -> Set[str] | None:
+        """Models that need no loading; None if none ever does."""
         ...
 
     def use(self, model: str, on_load: OnLoad) -> AbstractContextManager[Engine]:

@@ -4,23 +4,14 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import ModelUnavailable
+from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
-from worker.engines.base import OnLoad, PooledEngine, Sizes
+from worker.engines.base import KnownModels, OnLoad, PooledEngine, Sizes
 
 
-class ModelLoader(Protocol):
+class ModelLoader(KnownModels, Protocol):
     """Finds and loads models. It does not know which ones are in memory."""
-
-    @property
-    def default_model(self) -> str: ...
-
-    def capabilities(self, model: str) -> Capabilities:
-        """Raises ModelNotFound and ModelUnavailable."""
-        ...
-
-    def revision(self, model: str) -> str | None:
-        """Raises ModelNotFound."""
-        ...
 
     def expected_sizes(self, model: str) -> Sizes:
         """Memory that a model will take, as measured before or by its files. Parts in memory have their usual keys."""
@@ -29,6 +20,22 @@ class ModelLoader(Protocol):
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
         ...
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was found out about the files of a model without loading it."""
+
+    revision: str
+    capabilities: Capabilities | None
+    reason: str | None = None
+    """Why it cannot be used."""
+
+    def require(self, model: str) -> Capabilities:
+        """Raises ModelUnavailable."""
+        if self.capabilities is None:
+            raise ModelUnavailable(f"The model {model} cannot be used: {self.reason}")
+        return self.capabilities
 
 
 @dataclass(frozen=True)
@@ -59,19 +66,10 @@ def total_bytes(models: Iterable[HeldModel]) -> int:
     return sum({part: size for model in models for part, size in model.sizes.items()}.values())
 
 
-@dataclass(frozen=True)
-class Load:
-    """A load in progress."""
-
-    model: str
-    bytes_done: int
-    bytes_total: int
-
-
 class PoolListener(Protocol):
     """Is notified of changes, on the thread that makes them. That thread holds at most the lock of loading."""
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None: ...
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None: ...
 
     def loaded(self, model: HeldModel, seconds: float) -> None: ...
 

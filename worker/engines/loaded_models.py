@@ -10,9 +10,10 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
+from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad, Sizes
-from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener, added_bytes, total_bytes
+from worker.engines.held_models import HeldModel, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -118,7 +119,7 @@ class LoadedModels:
         begin = self.clock()
 
         def report(done: int, total: int) -> None:
-            self.listener.changed(self.models, Load(model, done, total))
+            self.listener.changed(self.models, ModelLoad(model=model, bytes_done=done, bytes_total=total))
             on_load(done, total)
 
         try:

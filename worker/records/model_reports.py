@@ -17,7 +17,7 @@ from shared.redis.store import Store
 from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
 from worker.engines.base import ReportsPlacement, acceleration_of
-from worker.engines.held_models import HeldModel, Load, added_bytes
+from worker.engines.held_models import HeldModel, added_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
 
@@ -64,10 +64,7 @@ class ModelReports:
         self._store, self._records, self._backend, self._heartbeat = store, records, backend, heartbeat
         self.pinned: frozenset[str] = frozenset()
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
-        loading = (
-            ModelLoad(model=load.model, bytes_done=load.bytes_done, bytes_total=load.bytes_total) if load else None
-        )
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None:
         held = tuple(
             ModelInMemory(
                 name=model.name,
@@ -80,7 +77,7 @@ class ModelReports:
             )
             for model in models
         )
-        self._heartbeat.update(models=held, loading=loading)
+        self._heartbeat.update(models=held, loading=load)
 
     def loaded(self, model: HeldModel, seconds: float) -> None:
         with suppress(StoreUnavailable):
@@ -175,6 +172,23 @@ class ModelUpkeep:
 
 
 def source_name(model_dir: Path, default_model: str) -> str:
-    """Names where models lie: workers on one machine with the same folder and default model publish the same."""
-    place = f"{platform.node()} {model_dir.absolute()} {default_model}"
+    """Names where models lie: workers on one machine with the same folder and default model publish the same.
+
+    Machines and containers may share a host name.
+    """
+    place = f"{platform.node()} {_running_system()} {_folder_id(model_dir)} {model_dir.absolute()} {default_model}"
     return hashlib.sha256(place.encode()).hexdigest()[:12]
+
+
+def _running_system() -> str:
+    """Linux has a new id at each start, also on a copy of a machine."""
+    with suppress(OSError):
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    return ""
+
+
+def _folder_id(folder: Path) -> str:
+    with suppress(OSError):
+        status = folder.stat()
+        return f"{status.st_dev} {status.st_ino}"
+    return ""

@@ -1,9 +1,9 @@
 """What may be a model on disk."""
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
 
 from worker.models.overrides import OVERRIDES_FILE
 
@@ -48,8 +48,6 @@ class Candidate:
         return sum(size for path, size, *_ in self.signature if not path.endswith(OVERRIDES_FILE))
 
     @property
-    def modified_at(self) -> float:
-        return max((modified for _, _, modified, _ in self.signature), default=0) / 1e9
-
-    def named(self, name: str) -> Self:
-        return replace(self, name=name)
+    def age(self) -> float:
+        """Seconds since one of its files changed."""
+        return time.time() - max((modified for _, _, modified, _ in self.signature), default=0) / 1e9

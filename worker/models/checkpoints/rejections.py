@@ -4,6 +4,11 @@ import re
 
 from worker.models.checkpoints.header import Header
 
+
+class NotACheckpoint(Exception):
+    """The message is one sentence that says what the file is, or what it lacks."""
+
+
 #: Patterns of tensor names, most specific first, each with a sentence.
 _KINDS = (
     (

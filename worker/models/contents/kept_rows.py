@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 import os
+import platform
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
@@ -57,7 +58,8 @@ def _read(file: Path) -> dict[str, list[Any]]:
 def _write(file: Path, rows: OrderedDict[str, list[Any]]) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(f".{os.getpid()}")
+        # Processes of two containers may have the same number.
+        staged = file.with_suffix(f".{platform.node()}-{os.getpid()}")
         staged.write_text(json.dumps(rows), "utf-8")
         staged.replace(file)
 

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.digests import Content, Digests
 from worker.models.local_model import LocalModel, read_json
 from worker.models.placements import AUTOENCODER
@@ -39,7 +38,7 @@ def source_of(model: LocalModel, part: str, dtype: str) -> PartSource | None:
         return None
     if part not in model.file_parts:
         return folder_source(f"{library} {kind}", model.folder / part, dtype)
-    content = Content.of(model.path, Role(model.file_parts[part]))
+    content = Content.of(model.path, model.file_parts[part])
     return PartSource(_named(f"{library} {kind} {dtype}", {"config.json": model.config(part)}), (content,))
 
 

@@ -30,7 +30,13 @@ export function Create() {
     setStatus({ isBusy: true, problem: "" });
     setStatus({ isBusy: false, problem: await submitForm() });
   };
-  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && generate(event)}>
+  const onKeyDown = (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    // A number counts when its field is left.
+    if (event.target.type === "number") event.target.blur(), event.target.focus();
+    generate(event);
+  };
+  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${onKeyDown}>
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />

@@ -47,21 +47,15 @@ export function Details({ id, state, index, mayWrite, onClose }) {
 function Facts({ job, image, seed }) {
   const { request, timings } = job;
   const rows = [
-    ["Model", job.model ?? job.backend],
-    ["Seed", seed],
+    ["Model", job.model ?? job.backend], ["Seed", seed],
     ["Size", image ? `${image.width} × ${image.height}` : null],
-    ["Negative prompt", request.negative_prompt],
-    ["Steps", request.num_inference_steps],
-    ["Guidance", request.guidance_scale],
-    ["Scheduler", request.scheduler],
-    ["Strength", request.strength],
+    ["Negative prompt", request.negative_prompt], ["Steps", request.num_inference_steps],
+    ["Guidance", request.guidance_scale], ["Scheduler", request.scheduler], ["Strength", request.strength],
     ["LoRAs", (request.loras ?? []).map((lora) => `${lora.name} (${lora.scale})`).join(", ")],
     ["Rendered in", timings.generate_ms === null ? null : formatSeconds(timings.generate_ms / 1000)],
     ["Waited", timings.queued_ms > 500 ? formatSeconds(timings.queued_ms / 1000) : null],
     ["Cost", job.providers.some((task) => task.cost) ? `${job.providers.reduce((sum, task) => sum + (task.cost ?? 0), 0)} credits` : null],
-    ["Created", formatTime(job.created_at)],
-    ["Label", job.label],
-    ["Key", job.owner],
+    ["Created", formatTime(job.created_at)], ["Label", job.label], ["Key", job.owner],
     ["File", image ? `${image.media_type.split("/")[1].toUpperCase()}, ${formatBytes(image.bytes)}` : null],
     ["Job", job.id],
   ];
@@ -75,9 +69,9 @@ function Facts({ job, image, seed }) {
 function Copy({ job }) {
   const copy = async (name) => {
     try {
-      const { request } = await requestOfJob(job);
+      const { request, missing } = await requestOfJob(job);
       await copyText(languages[name](request));
-      notify(`Copied as ${name}`);
+      notify(`Copied as ${name}${missing.length ? ", without its input images, which are not kept" : ""}`);
     } catch (error) {
       notifyProblem(error);
     }

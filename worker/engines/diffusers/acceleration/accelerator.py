@@ -16,7 +16,7 @@ from worker.engines.diffusers.acceleration.compiled_denoiser import CompiledDeno
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
 from worker.engines.diffusers.acceleration.decisions import Decisions
 from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantize_if_faster
-from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend, GraphBackend
+from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import cached_steps
 from worker.engines.diffusers.options import Level
@@ -43,7 +43,7 @@ class DenoiserPlan:
 class Accelerator:
     """Not thread-safe. If an acceleration is not possible, the model runs without it."""
 
-    def __init__(self, plan: DenoiserPlan, backend: GraphBackend | None = None) -> None:
+    def __init__(self, plan: DenoiserPlan, backend: CudaGraphBackend | None = None) -> None:
         """`backend` captures graphs; the default is CUDA's on CUDA devices, and none elsewhere."""
         self._plan = plan
         card = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else plan.device.type
@@ -52,7 +52,6 @@ class Accelerator:
         self._graphs = self._create_graphs(backend)
         self._attention: str | None = None
         self._compiled = CompiledDenoiser()
-        self._compiled_sizes: Sequence[str] = ()
         self._is_eight_bit = False
 
     def prepare(self, sizes: Sequence[str], images: Sequence[int], run: Callable[[str, int], object]) -> None:
@@ -77,9 +76,7 @@ class Accelerator:
             )
         code = CompiledCode(plan.folder, plan.device, *plan.identity, plan.level, self._is_eight_bit, sizes, images)
         with attention.using(self._attention):
-            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code)
-        self._compiled_sizes = sizes
-        self._log_compilation()
+            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code, sizes=sizes)
 
     @contextmanager
     def active(self, loras: Hashable, steps: int) -> Iterator[None]:
@@ -111,24 +108,14 @@ class Accelerator:
         if self._attention:
             yield f"attention by {self._attention}"
         if self._compiled.is_used:
-            yield f"compiled for {', '.join(self._compiled_sizes)} ({self._compiled.ratio} of the time)"
+            yield f"compiled for {', '.join(self._compiled.sizes)} ({self._compiled.ratio} of the time)"
         if self._graphs is not None and self._graphs.count:
             yield f"CUDA graphs ({self._graphs.count})"
 
-    def _create_graphs(self, backend: GraphBackend | None) -> CudaGraphs | None:
+    def _create_graphs(self, backend: CudaGraphBackend | None) -> CudaGraphs | None:
         plan = self._plan
         if plan.level < Level.SAFE or not plan.is_resident:
             return None
         if backend is None and plan.device.type == "cuda":
             backend = CudaGraphBackend(plan.device)
         return CudaGraphs(backend, self._decisions) if backend else None
-
-    def _log_compilation(self) -> None:
-        compiled = self._compiled
-        if compiled.ratio is None:
-            return
-        sizes, kept = ", ".join(self._compiled_sizes), " from kept code" if compiled.was_kept else ""
-        used = "" if compiled.is_used else ": not used"
-        logger.info(
-            "compiled for %s in %.0f s%s, %.2f of the time%s", sizes, compiled.seconds, kept, compiled.ratio, used
-        )

@@ -31,9 +31,9 @@ class CompiledDenoiser:
     is_used: bool = False
     ratio: float | None = None
     """The time of a compiled call, as a share of the usual one."""
-    was_kept: bool = False
-    """Whether the code was on disk."""
     seconds: float = 0.0
+    """How long compiling took."""
+    sizes: Sequence[str] = ()
 
     def active(self) -> AbstractContextManager[object]:
         """Use the compiled code for a pipeline call: other models of this process may be compiled for other sizes."""
@@ -44,9 +44,17 @@ class CompiledDenoiser:
 
 
 def compile_denoiser(
-    denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode, backend: str = "inductor"
+    denoiser: Any,
+    runs: Sequence[Run],
+    device: torch.device,
+    code: CompiledCode,
+    backend: str = "inductor",
+    sizes: Sequence[str] = (),
 ) -> CompiledDenoiser:
-    """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails."""
+    """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails.
+
+    `sizes` are those of the runs' images.
+    """
     begin = time.monotonic()
     call = SampleCall.record(denoiser, runs[0])
     usual = call.seconds(denoiser, device)
@@ -67,7 +75,9 @@ def compile_denoiser(
     # On a CPU the gain is small, but the operator asked for these sizes.
     is_used = device.type != "cuda" or ratio <= WORTHWHILE
     seconds = time.monotonic() - begin
-    return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), was_kept, seconds)
+    kept, used = " from kept code" if was_kept else "", "" if is_used else ": not used"
+    logger.info("compiled for %s in %.0f s%s, %.2f of the time%s", ", ".join(sizes), seconds, kept, ratio, used)
+    return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), seconds, sizes)
 
 
 def _compile(denoiser: Any, device: torch.device, backend: str) -> Callable[..., Any] | None:

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
-from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
+from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
 from worker.engines.diffusers.memory.errors import reason_of
@@ -45,7 +45,7 @@ class _Shape:
 class _StaticCall:
     """A graph reads its arguments where they were when it was captured."""
 
-    graph: Graph
+    graph: CapturedCall
     arguments: Any
 
     def __call__(self, arguments: Any) -> Any:
@@ -62,7 +62,7 @@ class CudaGraphs:
     They are valid only while its weights stay at their addresses. After any failure, calls run without graphs.
     """
 
-    def __init__(self, backend: GraphBackend, decisions: Decisions) -> None:
+    def __init__(self, backend: CudaGraphBackend, decisions: Decisions) -> None:
         self._backend = backend
         self._decisions = decisions
         self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()

@@ -78,8 +78,8 @@ def load_modular(model: LocalModel, pipeline: Any, parts: Mapping[str, Any]) -> 
     """
     pipe = pipeline(pipeline.blocks_class())
     known = set(pipe.component_names)
-    settings = {key: value for key, value in model.index.items() if key in pipe.config and key not in known}
-    pipe.register_to_config(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    settings = pipe.config.keys() - known
+    pipe.register_to_config(**{key: value for key, value in model.index.items() if key in settings and key[0] != "_"})
     found = {name: parts.get(name) for name in model.parts if name in known}
     for name, part in found.items():
         found[name] = _without_weights(model, name) if part is None else part
@@ -102,9 +102,8 @@ def _without_weights(model: LocalModel, name: str) -> Any:
 def _blocks_class(model: LocalModel, found: Any) -> Any:
     """As diffusers chooses it, without code from the folder."""
     name = str(model.index.get("_blocks_class_name") or found.default_blocks_name)
-    blocks = getattr(diffusers, name, None)
-    is_known = isinstance(blocks, type) and issubclass(blocks, diffusers.ModularPipelineBlocks)
-    if not is_known or _has_code(model):
+    blocks = part_class("diffusers", name)
+    if blocks is None or not issubclass(blocks, diffusers.ModularPipelineBlocks) or _has_code(model):
         raise ConfigurationError(f"The model {model.name} needs its own code, which this service never runs.")
     # Some of the blocks, chosen by hand, are saved under the name of their base class.
     return blocks if getattr(blocks, "block_classes", None) else getattr(diffusers, found.default_blocks_name)
