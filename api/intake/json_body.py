@@ -73,7 +73,7 @@ def parse_body(body: bytes, *, is_original: bool = True) -> Any:
         return parse_json(body)
     except ValueError as error:
         if _is_utf8(body):
-            # It names what was expected, and quotes nothing.
+            # The parser's message names what it expected and quotes nothing.
             reason = str(error) if is_original else ""
             raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": reason}]) from None
         # What shells and editors of Windows write.

@@ -41,7 +41,7 @@ class BodyImages:
 
     uploads: RequestUploads
     find: Callable[[str], StartedUpload | None]
-    """By what stands for them there."""
+    """Finds an image by the placeholder in the arguments."""
 
 
 @dataclass(frozen=True)
