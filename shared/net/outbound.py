@@ -188,7 +188,11 @@ class OutboundClient:
                 self._lookups.release()
 
         # A lookup cannot be interrupted. On a daemon thread it does not delay the exit of the process.
-        threading.Thread(target=look_up, name="lookup", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name="lookup", daemon=True).start()
+        except RuntimeError:
+            self._lookups.release()
+            raise ConnectionFailed("The system allows this service no further thread.") from None
         try:
             return result.result(budget.require_time())
         except TimeoutError:

@@ -40,7 +40,7 @@ def backoff_seconds(failures: int, maximum: float) -> float:
 
 
 def redact(settings: WorkerSettings, reason: str) -> str:
-    """Remove secrets, and all paths but those that the operator configured: everybody with an API key may read it."""
+    """Remove secrets, and paths that the operator did not configure: every API key may read the reason."""
     text = Secrets.of(settings).redact(" ".join(reason.split()))
     configured = _configured_paths(settings)
     text = _PATH.sub(lambda path: path[0] if path[0].startswith(configured) else f"…/{path[1]}", text)

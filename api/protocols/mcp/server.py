@@ -4,12 +4,15 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
+from fastapi.exceptions import RequestValidationError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from api.problems import problem_of
+from api.field_errors import near_field
+from api.intake.submissions import MAX_UNKNOWN, NAME
+from api.problems import invalid_request, problem_of
 from api.protocols.mcp import calls, results
 from api.services import Services
 from shared.errors import ImagegenError
@@ -38,10 +41,28 @@ _READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _CANCEL = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 
+class _Server(MCPServer[Any]):
+    """Tells the model of arguments that a tool does not have; the SDK ignores them."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Raises ToolError also for a misspelt argument. Some clients add arguments of their own to every call."""
+        tools = {tool.name: tool.input_schema["properties"].keys() for tool in await self.list_tools()}
+        known = tools.get(name, arguments.keys())
+        unknown = [argument for argument in arguments if argument not in known and NAME.fullmatch(argument)]
+        for argument in unknown[:MAX_UNKNOWN]:
+            if (near := near_field(argument, known)) is not None:
+                raise ToolError(f"{argument} is not a known argument; perhaps you mean {near} (invalid-request)")
+        result = await super().call_tool(name, arguments, context)
+        if isinstance(result, CallToolResult) and unknown:
+            text = f"Warning: this tool has no argument {', '.join(unknown[:MAX_UNKNOWN])}."
+            result.content.append(TextContent(type="text", text=text))
+        return result
+
+
 def create_server(services: Services) -> MCPServer[Any]:
-    server: MCPServer[Any] = MCPServer(
-        "imagegen", title="Image generation", version=services.version, instructions=INSTRUCTIONS
-    )
+    server = _Server("imagegen", title="Image generation", version=services.version, instructions=INSTRUCTIONS)
     tools = _Tools(services)
     for tool, title, annotations in (
         (tools.generate_image, "Generate an image", _NEW),
@@ -165,5 +186,6 @@ def _tool_errors() -> Iterator[None]:
     """Turn our errors into results that the model reads; the SDK hides the text of all others."""
     try:
         yield
-    except ImagegenError as error:
-        raise ToolError(f"{problem_of(error).detail} ({error.code})") from error
+    except (ImagegenError, RequestValidationError) as raised:
+        error = invalid_request(raised) if isinstance(raised, RequestValidationError) else raised
+        raise ToolError(f"{problem_of(error).detail} ({error.code})") from raised
