@@ -14,7 +14,6 @@ import uvicorn
 from fastapi import FastAPI
 
 from api.app import create_app
-from api.caches import CachedRead
 from api.delivery.events import EventHub
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
@@ -29,6 +28,7 @@ from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.images.fetching import ImageFetcher
 from api.intake.uploads import UploadStore
+from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
 from api.models.fleet import FLEET_SECONDS, read_fleet
 from api.services import Services

@@ -6,7 +6,6 @@ from typing import Annotated
 
 from fastapi import Depends, Request
 
-from api.caches import CachedRead
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
@@ -19,6 +18,7 @@ from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
+from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
 from api.models.offered import OfferedModels, is_configured, is_offered
 from api.problems import set_job_id

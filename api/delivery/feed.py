@@ -3,12 +3,11 @@ for all listeners of this process."""
 
 import asyncio
 import time
-from collections import deque
+from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from functools import partial
 
-from api.caches import LimitedDict
 from api.delivery.events import (
     EVERY_JOB,
     PING_SECONDS,
@@ -82,8 +81,8 @@ class JobFeed:
         self._jobs = jobs
         self._hub = hub
         self._history = EventHistory()
-        self._owners = LimitedDict[str, str](MAX_OWNERS)
-        self._reads = LimitedDict[tuple[str, str], asyncio.Task[JobSnapshot | None]](MAX_READS)
+        self._owners: OrderedDict[str, str] = OrderedDict()
+        self._reads: OrderedDict[tuple[str, str], asyncio.Task[JobSnapshot | None]] = OrderedDict()
         hub.on_event, hub.on_gap = self._history.add, self._history.start_over
 
     async def follow(self, owner: str | None, last_id: str) -> AsyncIterator[FeedEvent | None]:
@@ -129,10 +128,14 @@ class JobFeed:
         if reading is None:
             read = partial(self._store.run, self._jobs.read(event.job_id))
             reading = self._reads[key] = asyncio.create_task(retry_until_available(read))
+            if len(self._reads) > MAX_READS:
+                self._reads.popitem(last=False)
         # A listener that disconnects must not cancel the read for the others.
         snapshot = await asyncio.shield(reading)
         if snapshot is not None:
             self._owners[event.job_id] = snapshot.job.owner
+            if len(self._owners) > MAX_OWNERS:
+                self._owners.popitem(last=False)
         return snapshot
 
 

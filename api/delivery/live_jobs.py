@@ -3,9 +3,9 @@
 import asyncio
 import json
 import time
+from collections import OrderedDict
 from contextlib import suppress
 
-from api.caches import LimitedDict
 from api.delivery.events import EventHub, read_job
 from shared.access.sessions import CallerSessions
 from shared.errors import JobNotFound, StoreUnavailable
@@ -57,8 +57,8 @@ class LiveJobs:
         self._jobs = jobs
         self._hub = hub
         self._sessions = sessions
-        self._newest = LimitedDict[str, tuple[str | None, float]](MAX_CALLERS)
-        self._followed = LimitedDict[str, asyncio.Future[LiveJob]](MAX_JOBS)
+        self._newest: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
+        self._followed: OrderedDict[str, asyncio.Future[LiveJob]] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def started(self, client_id: str, job_id: str) -> None:
@@ -86,7 +86,10 @@ class LiveJobs:
         return None if live.is_done else live
 
     def _remember(self, client_id: str, job_id: str | None) -> None:
+        self._newest.pop(client_id, None)
         self._newest[client_id] = job_id, time.monotonic() + SESSION_SECONDS
+        if len(self._newest) > MAX_CALLERS:
+            self._newest.popitem(last=False)
 
     async def _get(self, job_id: str) -> LiveJob:
         """Raises JobNotFound and StoreUnavailable."""
@@ -96,6 +99,8 @@ class LiveJobs:
             task = asyncio.create_task(self._follow(job_id, live))
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
+            if len(self._followed) > MAX_JOBS:
+                self._followed.popitem(last=False)
         # A caller that disconnects must not cancel it for others.
         return await asyncio.shield(live)
 

@@ -1,15 +1,18 @@
 """Limits the request rate of each caller before a body is read."""
 
 import time
+from collections.abc import MutableMapping
 from functools import lru_cache
 from ipaddress import IPv6Address, ip_address, ip_network
+from typing import TypeVar
 
 from starlette.datastructures import Headers
 
-from api.caches import LimitedDict
 from shared.errors import RateLimited
 from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore
+
+V = TypeVar("V")
 
 #: Costs in units. A request costs one, and one more per megabyte of its body (`request_cost`).
 REFUSAL_COST, FETCH_COST = 10, 10
@@ -48,9 +51,9 @@ class RateLimit:
         self._store = store
         self._rates = rates
         self._spare = burst // BURST_FRACTION
-        self._reserved = LimitedDict[str, int](MAX_CLIENTS)
-        self._refused_until = LimitedDict[str, float](MAX_CLIENTS)
-        self._charged_until = LimitedDict[str, float](MAX_CLIENTS)
+        self._reserved: dict[str, int] = {}
+        self._refused_until: dict[str, float] = {}
+        self._charged_until: dict[str, float] = {}
 
     async def charge(self, client_id: str, units: int = 1, *, in_progress: bool = False) -> None:
         """Raises RateLimited and StoreUnavailable."""
@@ -69,9 +72,9 @@ class RateLimit:
                 self._rates.take(client_id, units - reserved, self._spare, already_counted=in_progress)
             )
         except RateLimited as error:
-            self._refused_until[client_id] = time.monotonic() + error.seconds
+            _remember(self._refused_until, client_id, time.monotonic() + error.seconds)
             raise
-        self._reserved[client_id] = self._reserved.get(client_id, 0) + reserved + taken - units
+        _remember(self._reserved, client_id, self._reserved.get(client_id, 0) + reserved + taken - units)
 
     def charge_locally(self, client_id: str, units: int = 1) -> None:
         """Count in this process only. Raises RateLimited."""
@@ -80,10 +83,17 @@ class RateLimit:
         now, cost, ahead = time.monotonic(), self._rates.cost_us / 1e6, self._rates.burst_us / 1e6
         charged_until = max(self._charged_until.get(client_id, 0.0), now)
         self._require(charged_until - ahead)
-        self._charged_until[client_id] = charged_until + units * cost
+        _remember(self._charged_until, client_id, charged_until + units * cost)
 
     def _require(self, moment: float) -> None:
         """Raises RateLimited until that moment."""
         seconds = moment - time.monotonic()
         if seconds > 0:
             raise RateLimited(seconds=seconds)
+
+
+def _remember(clients: MutableMapping[str, V], client_id: str, value: V) -> None:
+    clients.pop(client_id, None)
+    clients[client_id] = value
+    if len(clients) > MAX_CLIENTS:
+        del clients[next(iter(clients))]

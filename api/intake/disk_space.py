@@ -3,7 +3,7 @@
 import asyncio
 from functools import partial
 
-from api.caches import CachedRead
+from api.models.cached_read import CachedRead
 from shared.errors import StorageFull
 from shared.storage.object_store import DiskUsage, ObjectStore
 

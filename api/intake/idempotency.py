@@ -4,13 +4,13 @@ import asyncio
 import hashlib
 import re
 import time
+from collections import OrderedDict
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from api.caches import LimitedDict
 from api.edge.authentication import Caller, require_caller
 from api.field_errors import invalid_field
 from shared.errors import AcceptanceUnconfirmed, StoreUnavailable
@@ -110,11 +110,13 @@ class UnconfirmedJobs:
     def __init__(self, store: AsyncStore, jobs: Jobs) -> None:
         self._store = store
         self._jobs = jobs
-        self._unmarked = LimitedDict[str, tuple[IdempotencyKey, float]](MAX_UNCONFIRMED)
+        self._unmarked: OrderedDict[str, tuple[IdempotencyKey, float]] = OrderedDict()
         self._marking: asyncio.Task[None] | None = None
 
     def add(self, key: IdempotencyKey, job_id: str) -> None:
         self._unmarked[job_id] = key, time.monotonic() + key.lifetime_ms / 1000
+        if len(self._unmarked) > MAX_UNCONFIRMED:
+            self._unmarked.popitem(last=False)
         if self._marking is None or self._marking.done():
             self._marking = asyncio.create_task(self._mark_all())
 

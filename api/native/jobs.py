@@ -9,12 +9,12 @@ from fastapi import APIRouter, Query, Request, Response
 from api.delivery.answers import accepted_response, job_response, view_job
 from api.delivery.job_search import find_jobs
 from api.delivery.waiting import latest
-from api.direct_route import DirectRoute
 from api.edge.authentication import Caller, CallerDep, charge
 from api.intake.admission import admit_job, cancel_job, prepare_job, purge_job
 from api.intake.idempotency import IdempotencyDep
 from api.intake.openapi_bodies import json_request_body
 from api.intake.submissions import json_submission
+from api.native.direct_route import DirectRoute
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
 from api.problems import problem_responses
 from api.services import Services, ServicesDep

@@ -7,10 +7,10 @@ import pytest
 from fastapi import Query, Request, Response
 from fastapi.routing import APIRoute
 
-from api.direct_route import DirectRoute
 from api.edge.authentication import CallerDep
 from api.intake.idempotency import IdempotencyDep
 from api.native import jobs
+from api.native.direct_route import DirectRoute
 from api.services import ServicesDep
 from tests.stack import Stack
 

@@ -1,27 +1,11 @@
-"""Small caches in the memory of one process."""
+"""Values that are read now and then for many callers."""
 
 import asyncio
 import time
-from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 from typing import Generic, TypeVar
 
-K = TypeVar("K")
 V = TypeVar("V")
-
-
-class LimitedDict(OrderedDict[K, V]):
-    """Forgets the entries that were set longest ago."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-
-    def __setitem__(self, key: K, value: V) -> None:
-        super().__setitem__(key, value)
-        self.move_to_end(key)
-        if len(self) > self._limit:
-            self.popitem(last=False)
 
 
 class CachedRead(Generic[V]):
