@@ -11,7 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
-from shared.observability.tracing import NoTracing, Span, StartTracing, Tracing
+from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
@@ -43,11 +43,11 @@ class WebhookDispatcher:
         sender: WebhookSender,
         retries: RetryPolicy,
         threads: int,
-        start_tracing: StartTracing = NoTracing,
+        start_tracing: StartTracing = Tracing,
     ) -> None:
         """`listener` is a connection for subscribing."""
         self._start_tracing = start_tracing
-        self._tracing: Tracing = NoTracing()
+        self._tracing = Tracing()
         self._store = store
         self._listener = listener
         self._webhooks = webhooks
