@@ -14,6 +14,7 @@ from compose.cli.client_error import ClientError, errors_as_one_sentence
 from compose.cli.logs import PROCESSES, print_logs
 from compose.cli.models import models
 from shared.access.api_keys import Scope
+from shared.observability.logs import open_standard_streams
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -23,7 +24,6 @@ if TYPE_CHECKING:
     from compose.cli.client import ApiClient
 
 # Each command imports what it needs, so that `imagegen up` does not wait for the modules of `imagegen doctor`.
-_STDERR = 2
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -246,10 +246,7 @@ def _service(url: str | None) -> tuple[str, str | None]:
 
 
 def main() -> None:
-    # The next files would get the descriptors of closed standard streams, and what is printed would go into them.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        pass
-    os.close(descriptor)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks must not be an error.
         if isinstance(stream, io.TextIOWrapper):

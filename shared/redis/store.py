@@ -84,11 +84,11 @@ class Store:
     def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not reply or cannot write."""
         with self._translated():
-            arguments = len(operation.keys), *operation.keys, *operation.args
+            keys, args = operation.keys, operation.args
             try:
-                reply = self.client.evalsha(digest_of(operation.script), *arguments)
+                reply = self.client.evalsha(digest_of(operation.script), len(keys), *keys, *args)
             except redis.exceptions.NoScriptError:
-                reply = self.client.eval(_source(operation.script), *arguments)
+                reply = self.client.eval(_source(operation.script), len(keys), *keys, *args)
         return operation.decode(reply)
 
     def run_all(self, operations: Sequence[Operation[Any]]) -> list[Any]:
