@@ -2,6 +2,7 @@
 for all listeners of this process."""
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import partial
 
 from api.delivery.events import (
     EVERY_JOB,
+    PING_SECONDS,
     TRANSIENT,
     EventHub,
     Listener,
@@ -100,10 +102,12 @@ class JobFeed:
 
     async def _live(self, listener: Listener, owner: str | None) -> AsyncIterator[FeedEvent | None]:
         while not listener.closed:
+            last_sent = time.monotonic()
             async for event in live_events(listener, ""):
-                if event is None:
-                    yield None
-                elif (visible := await self._resolve(event, owner)) is not None:
+                visible = None if event is None else await self._resolve(event, owner)
+                # Events of others are silence as well.
+                if visible is not None or time.monotonic() >= last_sent + PING_SECONDS:
+                    last_sent = time.monotonic()
                     yield visible
             yield FeedEvent("sync", self._history.last_id)
 

@@ -47,7 +47,7 @@ async def _serve(url: str, key: str | None) -> None:
                 await server.run(read_stream, write_stream, server.create_initialization_options())
     except* (OSError, httpx2.HTTPError, MCPError):
         raise ClientError(
-            f"{url}/mcp does not answer: see `imagegen status`, and SD_PROTOCOLS of the service."
+            f"{url}/mcp does not respond: see `imagegen status`, and SD_PROTOCOLS of the service."
         ) from None
 
 

@@ -84,11 +84,11 @@ class Store:
     def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not reply or cannot write."""
         with self._translated():
-            keys, args = operation.keys, operation.args
+            count, arguments = len(operation.keys), (*operation.keys, *operation.args)
             try:
-                reply = self.client.evalsha(digest_of(operation.script), len(keys), *keys, *args)
+                reply = self.client.evalsha(digest_of(operation.script), count, *arguments)
             except redis.exceptions.NoScriptError:
-                reply = self.client.eval(_source(operation.script), len(keys), *keys, *args)
+                reply = self.client.eval(_source(operation.script), count, *arguments)
         return operation.decode(reply)
 
     def run_all(self, operations: Sequence[Operation[Any]]) -> list[Any]:

@@ -1,6 +1,7 @@
 """Sends webhooks as they come due: one thread listens, one claims, and each webhook has its own sender thread."""
 
 import logging
+import math
 import threading
 import time
 from contextlib import suppress
@@ -21,6 +22,8 @@ from worker.records.redis_retry import retry_until_available
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
+#: Webhooks are looked for at least this often: a subscription may be to a server that has been replaced.
+LONGEST_WAIT_SECONDS = 10.0
 #: Grace period for webhooks in flight when the process stops. The next process resends what is cut off.
 GRACE_SECONDS = 5.0
 
@@ -90,7 +93,7 @@ class WebhookDispatcher:
             self._changed.notify_all()
 
     def _dispatch(self) -> None:
-        wait: float | None = 0.0
+        wait = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._due or self._stopped, wait)
@@ -100,8 +103,8 @@ class WebhookDispatcher:
                 self._due, free = False, self._threads - self._in_flight
             wait = self._send_due(free)
 
-    def _send_due(self, free: int) -> float | None:
-        """Start sending what is due. Return the seconds until more is due; None if only a message can tell."""
+    def _send_due(self, free: int) -> float:
+        """Start sending what is due. Return the seconds until more may be due."""
         try:
             claimed = self._store.run(self._webhooks.claim(free))
             for webhook in claimed.webhooks:
@@ -112,7 +115,8 @@ class WebhookDispatcher:
             # Only this thread claims webhooks: it must not end.
             logger.exception("unexpected error while webhooks were claimed")
             return GRACE_SECONDS
-        return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
+        due_in = math.inf if claimed.next_due_ms is None else claimed.next_due_ms / 1000
+        return min(due_in, LONGEST_WAIT_SECONDS)
 
     def _start(self, webhook: Webhook) -> None:
         """Raises RuntimeError if there can be no further thread: the webhook is sent once its lease has expired."""

@@ -26,7 +26,8 @@ class CompiledCode:
 
     def __init__(self, folder: Path | None, device: torch.device, *identity: object) -> None:
         """Without a folder, nothing is kept."""
-        parts = (*_versions(), *_hardware(device), *identity)
+        versions = (torch.__version__, torch.version.cuda, torch.version.hip, diffusers.__version__)
+        parts = (*versions, platform.python_version(), platform.machine(), *_hardware(device), *identity)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._folder = folder
         self._file = folder / f"compiled-{digest}.bin" if folder else None
@@ -88,11 +89,6 @@ def _prune(folder: Path) -> None:
         # The newest one stays, however large it is.
         if number and (number >= MAX_FILES or size > MAX_BYTES):
             file.unlink()
-
-
-def _versions() -> Iterator[object]:
-    yield from (torch.__version__, torch.version.cuda, torch.version.hip, diffusers.__version__)
-    yield from (platform.python_version(), platform.machine())
 
 
 def _hardware(device: torch.device) -> Iterator[object]:
