@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -93,6 +94,8 @@ def generate(
 
     console = create_console()
     with errors_as_one_sentence():
+        if not all(map(math.isfinite, (strength or 0, guidance or 0))):
+            raise ClientError("--strength and --guidance must be finite numbers.")
         client = _client(url, console)
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
