@@ -8,8 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Awaitable, Callable
 from typing import Any, Literal
 
 import httpx2
@@ -21,7 +20,6 @@ from mcp import StdioServerParameters
 from mcp.client.streamable_http import streamable_http_client
 from PIL import Image
 
-from api.protocols.mcp import endpoint
 from tests.api.clients import ALICE, ALICE_READ_ONLY, BOB
 from tests.api.images import encoded, noise_png, scene
 from tests.api.problem import assert_problem
@@ -289,31 +287,3 @@ def test_the_sdk_is_not_loaded_before_the_first_client() -> None:
     """It takes 25 MB."""
     code = "import sys, api.app; sys.exit('mcp' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
-
-
-def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    errors, handled = [OSError("too many open files")], list[str]()
-
-    class Manager:
-        @asynccontextmanager
-        async def run(self) -> AsyncIterator[None]:
-            yield
-
-        async def handle_request(self, scope: Any, *_: object) -> None:
-            handled.append(scope["method"])
-
-    def create(_: object) -> Manager:
-        if errors:
-            raise errors.pop()
-        return Manager()
-
-    async def ask_twice(at: Any) -> None:
-        with pytest.raises(OSError, match="too many open files"):
-            await at({"type": "http", "method": "GET"}, None, None)
-        await at({"type": "http", "method": "GET"}, None, None)
-        await at.close()
-
-    monkeypatch.setattr(endpoint, "_create_manager", create)
-    asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
-
-    assert handled == ["GET"]
