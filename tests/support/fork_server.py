@@ -200,18 +200,18 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
     children: dict[int, tuple[int, int]] = {}
     while True:
         ready, _, _ = select.select([lifetime, requests, *children], [], [])
+        if lifetime in ready:
+            # Of tests that were interrupted.
+            for pid, _ in children.values():
+                with suppress(ProcessLookupError):
+                    os.killpg(pid, signal.SIGKILL)
+            return None
         for descriptor in ready:
-            if descriptor == lifetime:
-                # Of tests that were interrupted.
-                for pid, _ in children.values():
-                    with suppress(ProcessLookupError):
-                        os.killpg(pid, signal.SIGKILL)
-                return None
             if descriptor is requests:
                 message, (status, *files), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
                 if (pid := os.fork()) == 0:
-                    request = dict(json.loads(message))
                     os.setsid()
+                    request = dict(json.loads(message))
                     for file, number in zip(files, request["files"], strict=True):
                         os.dup2(file, number)
                     os.closerange(3, 1024)
