@@ -30,8 +30,6 @@ HEART = {"prompt": RED_HEART["prompt"], "num_inference_steps": 12, "seed": 42}
 #: Of images that nobody looks at.
 QUICK = {**HEART, "num_inference_steps": 2}
 SECRET = "whsec_MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTIz"
-
-
 Connect = Callable[[str, str], replicate.Client]
 
 
