@@ -55,8 +55,8 @@ def test_the_first_image_shows_what_was_asked_in_the_size_that_was_asked(sd: Sta
 
 
 def test_info_says_how_each_image_was_made(client: webuiapi.WebUIApi) -> None:
-    size = {"width": 128, "height": 128}
-    result = client.txt2img(HEART["prompt"], seed=42, steps=3, n_iter=2, batch_size=2, negative_prompt="green", **size)
+    fields = {**HEART, "steps": 3, "negative_prompt": "green"}
+    result = client.txt2img(**fields, n_iter=2, batch_size=2, width=128, height=128)
 
     assert len(result.images) == 4
     info = result.info
