@@ -177,6 +177,8 @@ def test_a_reload_goes_on_with_the_job_of_the_tab(studio: Studio) -> None:
     studio.page.reload()
 
     expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    expect(studio.prompt).to_have_value("before and after")
+    expect(studio.gallery.get_by_role("button", name=re.compile("before and after"))).to_be_visible()
     studio.stage.get_by_role("button", name="Cancel").click()
     expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
 

@@ -6,28 +6,27 @@ import shutil
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import diffusers
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from shared.jobs.requests import GenerationRequest
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 from tests.support.polling import wait_until
 from tests.worker.engines.diffusers.checkpoints import original_layouts
-from tests.worker.engines.diffusers.checkpoints.test_gguf import write_gguf
+from tests.worker.engines.diffusers.checkpoints.test_gguf import rounded, write_gguf
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
 from tests.worker.process.test_many_models import overtaken_too_long
-from tests.worker.recording_watch import RecordingWatch
 from tests.worker.worker_records import most_model_bytes, worker_records
-from worker.engines.diffusers.engine import DiffusersEngine
-from worker.engines.diffusers.options import DiffusersOptions
-from worker.images.values import Inputs, Pixels
-from worker.models.sources import ModelSource
+from worker.engines.diffusers.memory.placement import part_sizes
+from worker.images.values import Pixels
+from worker.models.sources import STARTER
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|gguf)"),
@@ -36,12 +35,13 @@ pytestmark = [
 ]
 
 SMALL = {"width": 64, "height": 64, "num_inference_steps": 1}
+REQUEST = {**SMALL, "guidance_scale": 4.0}
 #: Checkpoints in SD_MODEL_DIR by family, in the layout of the tools that write them.
 CHECKPOINTS = {"sd15": "sd15", "people/sdxl": "sdxl", "flux": "flux1"}
 #: A quantized transformer, and the folder that holds its other parts.
 PAIR, BASE = "mine", "owner/base"
 FILES = {**{name: f"{name}.safetensors" for name in CHECKPOINTS}, PAIR: f"{PAIR}.gguf", "starter": "starter"}
-WANTED = random.Random(5).choices(list(FILES), k=60)
+WANTED = random.Random(5).choices(list(FILES), k=30)
 #: Jobs differ in few seeds: what they should show is rendered once for each.
 SEEDS = (1, 2)
 AFFINITY_SECONDS = 3
@@ -50,62 +50,62 @@ BUSY_SECONDS = 20
 
 
 @dataclass(frozen=True)
-class Expected:
-    size_bytes: int
-    """Memory that the model takes."""
-    pixels: Mapping[int, Pixels]
-    """Of its jobs, by their seeds."""
+class Models:
+    folder: Path
+    bare: Mapping[str, Any]
+    """Pipelines of diffusers alone with the weights of each model, by its name."""
+
+    @cached_property
+    def pixels(self) -> Mapping[tuple[str, int], Pixels]:
+        """What each model makes of the request for it, by name and seed."""
+        return {(name, seed): drawn(pipe, seed) for name, pipe in self.bare.items() for seed in SEEDS}
+
+    @cached_property
+    def budget(self) -> int:
+        """Holds any two of them."""
+        return sum(sorted(sum(part_sizes(pipe).values()) for pipe in self.bare.values())[-2:])
+
+
+def drawn(pipe: Any, seed: int) -> Pixels:
+    image: Pixels = np.asarray(pipe("x", generator=torch.Generator().manual_seed(seed), **REQUEST).images[0])
+    return image
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three checkpoints, and a GGUF file with its base."""
+def models(tmp_path_factory: pytest.TempPathFactory) -> Models:
+    """Three checkpoints, a GGUF file with its base, and the starter."""
     folder = tmp_path_factory.mktemp("models")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
+        bare = {name: tiny_pipeline(family) for name, family in CHECKPOINTS.items()}
         for name, family in CHECKPOINTS.items():
             (folder / name).parent.mkdir(exist_ok=True)
-            original_layouts.write(folder / FILES[name], *single_file(family, tiny_pipeline(family)))
-        base = tiny_pipeline("flux1")
-        base.save_pretrained(folder / BASE)
+            original_layouts.write(folder / FILES[name], *single_file(family, bare[name]))
+        bare["flux"].save_pretrained(folder / BASE)
+        pair = tiny_pipeline("flux1")
         with torch.no_grad():
-            base.transformer.proj_out.weight.mul_(-1)
-        write_gguf(folder / FILES[PAIR], original_layouts.flux(base.transformer))
+            pair.transformer.proj_out.weight.mul_(-1)
+        write_gguf(folder / FILES[PAIR], original_layouts.flux(pair.transformer))
+        rounded(pair.transformer)
+        starter = diffusers.DiffusionPipeline.from_pretrained(STARTER, safety_checker=None, dtype=torch.float32)
+        starter.set_progress_bar_config(disable=True)
     (folder / f"{PAIR}.imagegen.json").write_text(f'{{"base": "{BASE}"}}')
-    return folder
+    return Models(folder, {**bare, PAIR: pair, "starter": starter})
 
 
 @pytest.fixture(scope="module")
-def expected(folder: Path) -> dict[str, Expected]:
-    """What each model makes of the requests for it, without a worker."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return {name: _expected(folder, name) for name in FILES}
-
-
-def _expected(folder: Path, name: str) -> Expected:
-    path = name if name == "starter" else str(folder / FILES[name])
-    engine = DiffusersEngine.load(ModelSource("", path, folder).ensure_downloaded(), DiffusersOptions(device="cpu"))
-    pixels = {}
-    for seed in SEEDS:
-        request, _ = engine.capabilities.resolve(GenerationRequest(prompt="x", seed=seed, **SMALL))
-        (image,) = engine.generate(request, Inputs(), RecordingWatch())
-        pixels[seed] = image.pixels
-    size = sum(engine.sizes.values())
-    engine.close()
-    return Expected(size, pixels)
+def folder(models: Models) -> Path:
+    return models.folder
 
 
 @pytest.fixture(scope="module")
-def local(
-    redis_url: str, tmp_path_factory: pytest.TempPathFactory, folder: Path, expected: dict[str, Expected]
-) -> Iterator[Stack]:
+def local(redis_url: str, tmp_path_factory: pytest.TempPathFactory, models: Models) -> Iterator[Stack]:
     """A worker with room for the two largest models."""
     settings = {
         "SD_BACKENDS": "sd",
-        "SD_MODEL_DIR": str(folder),
+        "SD_MODEL_DIR": str(models.folder),
         "SD_SAFETY_CHECKER": "false",
-        "SD_MODEL_MEMORY_BYTES": str(budget_of(expected)),
+        "SD_MODEL_MEMORY_BYTES": str(models.budget),
         "SD_MODEL_AFFINITY_SECONDS": str(AFFINITY_SECONDS),
     }
     with Stack(redis_url, tmp_path_factory.mktemp("local"), **settings) as stack:
@@ -123,11 +123,6 @@ def pixels_of(api: Api, job: dict[str, Any]) -> Pixels:
     return np.asarray(Image.open(io.BytesIO(content)))
 
 
-def budget_of(expected: Mapping[str, Expected]) -> int:
-    """Holds any two of them."""
-    return sum(sorted(one.size_bytes for one in expected.values())[-2:])
-
-
 def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
     # Files that have just changed may still be changing.
     usable = {**dict.fromkeys((*FILES, BASE), "available"), "starter": "loaded"}
@@ -138,14 +133,12 @@ def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
     assert xl["bytes"] == (local.folder / local.settings["SD_MODEL_DIR"] / FILES["people/sdxl"]).stat().st_size
 
 
-def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
-    local: Stack, expected: dict[str, Expected]
-) -> None:
+def test_thirty_jobs_over_five_models_get_their_pixels_with_few_loads(local: Stack, models: Models) -> None:
     api = local.api
     wait_until(lambda: names(api).keys() >= {*FILES, BASE})
 
     jobs = [
-        api.post("/api/jobs", {"prompt": "x", "seed": SEEDS[number % 2], "model": model, **SMALL}).json()
+        api.post("/api/jobs", {"prompt": "x", "seed": SEEDS[number % 2], "model": model, **REQUEST}).json()
         for number, model in enumerate(WANTED)
     ]
     most_bytes = most_model_bytes(local, jobs[-1:])
@@ -155,11 +148,12 @@ def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(
         ("succeeded", name, None) for name in WANTED
     ]
     for number, (job, name) in enumerate(zip(done, WANTED, strict=True)):
-        difference = _difference(pixels_of(api, job), expected[name].pixels[SEEDS[number % 2]])
-        # In a batch of some sizes, a value may be rounded the other way; another model's differ by a hundred.
-        assert difference <= 1, (name, difference)
-    assert model_loads(api) <= 25
-    assert 0 < most_bytes <= budget_of(expected)
+        difference = _difference(pixels_of(api, job), models.pixels[name, SEEDS[number % 2]])
+        # In a batch of some sizes, a value may be rounded the other way, and eight-bit weights are widened in another
+        # order than here; another model's pixels differ by a hundred.
+        assert difference <= 2, (name, difference)
+    assert model_loads(api) <= 15
+    assert 0 < most_bytes <= models.budget
     assert overtaken_too_long(done, AFFINITY_SECONDS, BUSY_SECONDS) == []
 
 
@@ -193,7 +187,7 @@ def test_a_model_that_was_deleted_fails_only_the_jobs_that_wait_for_it(local: St
     api, file = local.api, folder / "gone.safetensors"
     shutil.copy(folder / FILES["sd15"], file)
     wait_until(lambda: names(api).get("gone") == "available")
-    busy = api.post("/api/jobs", {"prompt": "x", "model": "starter", "num_inference_steps": 60}).json()
+    busy = api.post("/api/jobs", {"prompt": "x", "model": "starter", **SMALL, "num_inference_steps": 60}).json()
     waiting = api.post("/api/jobs", {"prompt": "x", "model": "gone", **SMALL}).json()
     file.unlink()
 

@@ -43,7 +43,7 @@ def test_the_parent_takes_less_than_a_hundred_megabytes(cold: Process) -> None:
 
 @ONLY_LINUX
 def test_a_worker_reports_its_device_memory_and_the_duration_of_a_step(sd: Stack) -> None:
-    job = run_job(sd, **RED_HEART)
+    job = run_job(sd, **RED_HEART, num_inference_steps=4)
 
     record, metrics = only_worker(sd), sd.api.get("/metrics").text
 

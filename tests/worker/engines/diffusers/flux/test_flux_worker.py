@@ -40,15 +40,13 @@ def is_seen(api: Api, status: str) -> bool:
 
 @pytest.fixture(scope="module")
 def flux(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """An API and a worker with a small Klein, after every status of a start was seen."""
+    """An API and a worker with a small Klein. worker/process/test_start.py sees that a backend is loading."""
     folder: Path = tmp_path_factory.mktemp("flux")
     settings = {"SD_BACKENDS": "flux-local", "SD_SAFETY_CHECKER": "false", "SD_DEVICE": "cpu"}
     with Stack(redis_url, folder, SD_FLUX_MODEL_ID=str(save_klein(folder / "klein")), **settings) as stack:
         stack.start_api()
         assert is_seen(stack.api, "offline")
-        stack.start_worker("flux-local", ready=False, warm=False)
-        assert is_seen(stack.api, "loading")
-        stack.worker.wait_for("ready.")
+        stack.start_worker("flux-local")
         assert is_seen(stack.api, "ready")
         yield stack
 
