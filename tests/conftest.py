@@ -2,10 +2,7 @@
 
 import gc
 import os
-import re
-import shlex
 import signal
-import sys
 
 # Fixtures stop their processes also when `kill` or `timeout` ends the tests.
 signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -23,10 +20,7 @@ from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import execnet
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from tests.stack import Process, Stack, valkey_server
 from tests.support import fork_server
@@ -41,20 +35,13 @@ LONG = (
     "worker/process/test_many_local_models.py",
     "worker/process/test_start.py",
     "bench/test_gpu.py",
+    "worker/process/test_models_on_disk.py",
     "worker/engines/bfl/test_workers.py",
     "worker/engines/diffusers/families/test_families.py",
     "worker/engines/diffusers/acceleration/test_graphs_in_engines.py",
     "worker/engines/diffusers/checkpoints/test_single_files.py",
     "faults/test_lost_workers.py",
     "shared/storage/test_bucket_outages.py",
-)
-#: Files whose tests run in one process, because they share what takes long to start: `imagegen up`, a deployment, a
-#: model of every family, a worker that imports its libraries itself.
-TOGETHER = (
-    r"tests/compose/(cli/.*|doctor/test_doctor\.py|launcher/test_launcher\.py)",
-    r"tests/compose/monitoring/test_(metrics|dashboard)\.py",
-    r"tests/worker/engines/diffusers/families/test_(families|siblings)\.py",
-    r"tests/worker/process/test_(start|parent)\.py",
 )
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 
@@ -71,25 +58,6 @@ def pytest_configure(config: pytest.Config) -> None:
 def pytest_xdist_auto_num_workers() -> int:
     """Two processes for each core, because about half of a test's time is waiting."""
     return min(MAX_PROCESSES, (os.cpu_count() or 1) * 2)
-
-
-def pytest_xdist_setupnodes(config: pytest.Config, specs: list[execnet.XSpec]) -> None:
-    """Fork the processes of a run of all tests: each would spend ten seconds on importing PyTorch and others."""
-    if fork_server.IS_SUPPORTED and config.args == config.getini("testpaths"):
-        for spec in specs:
-            spec.python = shlex.join([sys.executable, fork_server.__file__])
-
-
-class TogetherScheduling(LoadFileScheduling):
-    """Keeps the tests of a file together, and those of the files in TOGETHER."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file: str = super()._split_scope(nodeid)
-        return next((pattern for pattern in TOGETHER if re.fullmatch(pattern, file)), file)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return TogetherScheduling(config, log)
 
 
 @pytest.hookimpl(wrapper=True)

@@ -83,8 +83,14 @@ class ForkedProcess:
 
     def __init__(self, kind: str, arguments: list[str], env: dict[str, str], cwd: Path) -> None:
         reader, writer = os.pipe()
-        self._status = _request(kind, arguments, env, cwd, {1: writer, 2: writer})
+        self._status, status = os.pipe()
+        request = json.dumps({"arguments": arguments, "env": env, "cwd": str(cwd)}).encode()
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
+            server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST_BYTES)
+            server.connect(f"{os.environ[VARIABLE]}/{kind}")
+            socket.send_fds(server, [request], [writer, status])
         os.close(writer)
+        os.close(status)
         self.pid = self._read(8)
         self.stdout: IO[str] = os.fdopen(reader, encoding="utf-8", errors="replace")
         self.returncode: int | None = None
@@ -119,30 +125,6 @@ class ForkedProcess:
         if not number:
             raise RuntimeError("the fork server has ended; its traceback is in the output of the tests")
         return int.from_bytes(number, signed=True)
-
-
-def _request(kind: str, arguments: list[str], env: Mapping[str, str], cwd: Path, files: Mapping[int, int]) -> int:
-    """Ask for a process with these `files`: descriptors of this process by the numbers that they get.
-
-    Returns a pipe with its id and, later, its exit code.
-    """
-    reader, status = os.pipe()
-    request = {"arguments": arguments, "env": dict(env), "cwd": str(cwd), "files": list(files)}
-    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as server:
-        server.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MAX_REQUEST_BYTES)
-        server.connect(f"{os.environ[VARIABLE]}/{kind}")
-        socket.send_fds(server, [json.dumps(request).encode()], [status, *files.values()])
-    os.close(status)
-    return reader
-
-
-def run_program(program: str) -> int:
-    """Run a program in a process that has imported what tests import, as `python -c` would. Returns its exit code."""
-    status = _request("models", ["-c", program], os.environ, Path.cwd(), {0: 0, 1: 1, 2: 2})
-    pid = int.from_bytes(os.read(status, 8), signed=True)
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: os.kill(pid, number))
-    return int.from_bytes(os.read(status, 4), signed=True)
 
 
 @contextmanager
@@ -208,16 +190,14 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
             return None
         for descriptor in ready:
             if descriptor is requests:
-                message, (status, *files), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 4)
+                message, (output, status), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
                 if (pid := os.fork()) == 0:
                     os.setsid()
-                    request = dict(json.loads(message))
-                    for file, number in zip(files, request["files"], strict=True):
-                        os.dup2(file, number)
+                    os.dup2(output, 1)
+                    os.dup2(output, 2)
                     os.closerange(3, 1024)
-                    return request
-                for file in files:
-                    os.close(file)
+                    return dict(json.loads(message))
+                os.close(output)
                 children[os.pidfd_open(pid)] = pid, status
                 os.write(status, pid.to_bytes(8))
                 continue
@@ -243,8 +223,6 @@ def preload(names: Iterable[str]) -> None:
 
 
 def main() -> None:
-    if sys.argv[-2] == "-c":
-        sys.exit(run_program(sys.argv[-1]))
     lifetime = int(sys.argv[1])
     found = serve_kinds(lifetime, sys.argv[2])
     if found is None:
@@ -263,9 +241,6 @@ def main() -> None:
     if READS_ENVIRONMENT in sys.modules:
         importlib.reload(sys.modules[READS_ENVIRONMENT])
     module, *sys.argv[1:] = request["arguments"]
-    if module == "-c":
-        exec(sys.argv.pop(), {"__name__": "__main__"})  # noqa: S102 - of the one who runs the tests
-        return
     # As the last call of the main module: the interpreter ends as it does after `python -m`.
     runpy.run_module(module, run_name="__main__", alter_sys=True)
 

@@ -71,7 +71,7 @@ def _small_dimensions(calculate: Any) -> Any:
     return lambda area, ratio: calculate(area // 256, ratio)
 
 
-@pytest.fixture(scope="session", params=[*SAVED, *MODELS])
+@pytest.fixture(scope="module", params=[*SAVED, *MODELS])
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory, stand_ins: None) -> Iterator[Model]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
