@@ -164,6 +164,16 @@ def test_an_overlay_changes_only_existing_services(overlay: str) -> None:
         assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
 
 
+@pytest.mark.parametrize("overlay", ["join-network", "other-redis"])
+def test_an_overlay_reaches_every_service_that_uses_redis(overlay: str) -> None:
+    """The command line too: `imagegen doctor` must not check another Redis than the one in use."""
+    users = {name for name, service in SERVICES.items() if "SD_REDIS_URL" in service.get("environment", ())}
+    # It has no network.
+    users -= {"settings"} if overlay == "join-network" else set()
+
+    assert set(yaml.safe_load((ROOT / f"compose/{overlay}.yaml").read_text())["services"]) >= users
+
+
 def test_monitoring_is_hardened_and_publishes_only_grafana_with_a_password() -> None:
     content = yaml.safe_load((ROOT / "compose/monitoring.yaml").read_text())
 
