@@ -58,6 +58,7 @@ class EventHub:
     def __init__(self, make_connection: MakeConnection, channel: str) -> None:
         self._make_connection = make_connection
         self._channel = channel
+        self._was_lost = False
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
         self.on_event: Callable[[JobEvent], None] = lambda _: None
@@ -100,11 +101,15 @@ class EventHub:
         try:
             async for message in subscribe(connection, self._channel):
                 if message is None:
+                    self._was_lost = False
                     self._catch_up_all()
                 else:
                     self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
-            logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+            # Once, however long the store is away.
+            if not self._was_lost:
+                logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+            self._was_lost = True
         finally:
             await connection.disconnect(nowait=True)
 

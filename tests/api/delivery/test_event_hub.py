@@ -19,6 +19,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobEvent
 from shared.jobs.types import Backend
 from shared.redis.store import AsyncStore, async_connections
+from tests.stack import free_port
 
 NOW = datetime.now(UTC)
 
@@ -136,6 +137,28 @@ async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> N
     assert [event.type for event in seen if event] == ["state", "state"]
     steps = [Progress.model_validate_json(event.data).step for event in rest if event.type == "progress"]
     assert steps == list(range(1, 30))
+
+
+@on_event_loop
+async def test_an_outage_of_the_store_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two lines a second would push everything else out of a log of limited size."""
+    monkeypatch.setattr(events, "RECONNECT_SECONDS", 0)
+    nowhere = async_connections(f"redis://127.0.0.1:{free_port()}")
+    attempts = asyncio.Semaphore(0)
+
+    def connect() -> Any:
+        attempts.release()
+        return nowhere()
+
+    listening = asyncio.create_task(EventHub(connect, "channel").run())
+    for _ in range(4):
+        await attempts.acquire()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+    assert caplog.messages == ["lost the event subscription (ConnectionError); subscribing again"]
 
 
 @on_event_loop

@@ -5,8 +5,10 @@ import logging
 import threading
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 from standardwebhooks import WebhookVerificationError
 
 from shared.access.links import LinkSigner, link_secret
@@ -16,6 +18,7 @@ from shared.settings.loading import load
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
 from tests.support.polling import wait_until
+from worker.housekeeper import webhook_dispatcher
 from worker.housekeeper.app import create_webhook_sender
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.retry_policy import SCHEDULE
@@ -271,3 +274,24 @@ def test_image_files_do_not_contain_the_webhook_url(tmp_path: Path) -> None:
     encoded = Encoder("1").encode(RenderedImage(np.zeros((8, 8, 3), np.uint8), 1), job)
 
     assert b"webhook" not in encoded
+
+
+def test_an_outage_of_the_store_is_logged_once(
+    outbox: OutboxHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two lines a second would push everything else out of a log of limited size."""
+    monkeypatch.setattr(webhook_dispatcher, "RECONNECT_SECONDS", 0.01)
+    attempts = threading.Semaphore(0)
+
+    class Away(redis.Redis):
+        def pubsub(self, **_: object) -> Any:
+            attempts.release()
+            raise redis.exceptions.ConnectionError
+
+    outbox.news = Away()
+    with outbox.sending(outbox.sender([])):
+        assert all(attempts.acquire(timeout=20) for _ in range(4))
+
+    assert [message for message in caplog.messages if "subscription" in message] == [
+        "the subscription to webhooks was lost (ConnectionError); resubscribing"
+    ]
