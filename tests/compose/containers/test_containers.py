@@ -16,6 +16,7 @@ from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import load
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from tests.stack import Process
@@ -266,3 +267,12 @@ def test_a_process_published_to_the_network_needs_a_key(tmp_path: Path, module: 
     assert process.wait() == 1
     assert f"{setting} is empty, and SD_HOST=0.0.0.0 opens" in process.output
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "[::1]"])
+def test_a_container_published_on_loopback_needs_no_key(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose wants brackets around an IPv6 address."""
+    monkeypatch.setenv("SD_HOST", "0.0.0.0")
+    monkeypatch.setenv("SD_PUBLISHED_ON", address)
+
+    load(LauncherSettings).require_keys()
