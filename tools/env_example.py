@@ -44,7 +44,7 @@ COMPOSE = (
         False,
     ),
     ("COMPOSE_PROFILES", "What `docker compose up` starts: sd, flux-local, flux-api, monitoring.", "sd", True),
-    ("REDIS_PASSWORD", "Password of the bundled Redis: letters and digits.", "imagegen", False),
+    ("REDIS_PASSWORD", "Password of the bundled Redis: letters and digits.", "queuepassword", False),
     ("REDIS_IMAGE", "Image of the bundled Redis, to pin a digest.", "valkey/valkey:9-alpine", False),
     ("REDIS_MEMORY", "Memory limit of the bundled Redis; above two thirds of it, jobs are refused.", "1g", False),
     ("WORKER_MEMORY", "Memory limit of a worker with a local model, such as 16g. 0 means no limit.", "0", False),
@@ -55,6 +55,7 @@ COMPOSE = (
         "iti-image-generation",
         False,
     ),
+    ("HF_ENDPOINT", "Mirror of Hugging Face that models are downloaded from.", "", False),
     ("JOIN_NETWORK", "Docker network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",

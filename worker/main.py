@@ -28,6 +28,8 @@ def _settings() -> WorkerSettings:
         if SUPERVISED_VARIABLE not in os.environ:
             logs.log_warnings(unknown_setting_warnings())
         require_redis(settings.redis_url)
+        if not settings.output_url:
+            settings.require_output_dir()
     except ConfigurationError as error:
         sys.exit(error.detail)
     # The child's torch reads them when it is imported.

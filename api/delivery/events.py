@@ -63,6 +63,7 @@ class EventHub:
         #: Ends the present subscription at once.
         self._use: asyncio.Timeout | None = None
         store.on_replica(self._resubscribe)
+        self._was_lost = False
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
         self.on_event: Callable[[JobEvent], None] = lambda _: None
@@ -106,11 +107,15 @@ class EventHub:
             async with asyncio.timeout(None) as self._use:
                 async for message in subscribe(connection, self._channel, self._ping):
                     if message is None:
+                        self._was_lost = False
                         self._catch_up_all()
                     else:
                         self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
-            logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+            # Once, however long the store is away.
+            if not self._was_lost:
+                logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+            self._was_lost = True
         except Exception:
             # Every waiting request depends on this task: it must not end.
             logger.exception("the event subscription failed; subscribing again")

@@ -82,7 +82,7 @@ class HttpServerSettings(BaseModel):
     public_url: Annotated[str, Group.START, AfterValidator(http_url)] = ""
     """URL of the API for clients, if it is behind a reverse proxy; links use it. It may have a path, such as
     https://example.com/imagegen. If empty, links use the URL of the request."""
-    published_on: Annotated[str, Group.NETWORK] = ""
+    published_on: Annotated[str, Group.NETWORK, AfterValidator(_listening_host)] = ""
     """Address that a container is published on, if that is not SD_HOST; compose.yaml sets it."""
     api_key: Annotated[tuple[ApiKey, ...], Group.START, BeforeValidator(_api_keys)] = ()
     """API keys, comma-separated, each `key`, `name:key` or `name:key:scope`. Jobs belong to the name. Scopes: read;

@@ -34,5 +34,5 @@ class LauncherSettings(ApiSettings, WorkerSettings, HousekeeperSettings):
         if self.flower_basic_auth is None and not is_loopback(self.reachable_address):
             raise ConfigurationError(
                 f"SD_FLOWER_BASIC_AUTH is empty, and SD_HOST={self.reachable_address} opens the dashboard to the "
-                "network: set it to user:password, or set SD_FLOWER_PORT=0 to run without it."
+                "network: set it to user:password, or run without it: SD_FLOWER_PORT=0, with Compose --scale flower=0."
             )

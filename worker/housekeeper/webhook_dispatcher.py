@@ -73,6 +73,7 @@ class WebhookDispatcher:
         self._tracing.close()
 
     def _listen(self) -> None:
+        was_lost = False
         while not self._stopped:
             try:
                 with self._listener.pubsub() as pubsub:  # type: ignore[no-untyped-call]
@@ -81,10 +82,14 @@ class WebhookDispatcher:
                         # The timeout lets redis-py ping a silent connection. The start of a subscription counts as a
                         # message too: a webhook may have become due before it.
                         if pubsub.get_message(timeout=10) is not None:
+                            was_lost = False
                             self._wake()
             except Exception as error:
                 # Only this thread receives new webhooks, so it must not end.
-                logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
+                # Logged once, however long the store is away.
+                if not was_lost:
+                    logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
+                was_lost = True
                 time.sleep(RECONNECT_SECONDS)
 
     def _wake(self) -> None:

@@ -26,7 +26,7 @@ from shared.jobs.types import Backend
 from shared.redis import subscription
 from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, async_connections, connect
-from tests.stack import valkey_server
+from tests.stack import free_port, valkey_server
 
 NOW = datetime.now(UTC)
 
@@ -158,6 +158,29 @@ async def replaced_server(folder: Path, prefix: str) -> AsyncIterator[tuple[Scen
             name.symlink_to(new.removeprefix("unix://"))
             with at.hub.listen("a job") as listener:
                 yield at, listener
+
+
+@on_event_loop
+async def test_an_outage_of_the_store_is_logged_once(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two lines a second would push everything else out of a log of limited size."""
+    monkeypatch.setattr(events, "RECONNECT_SECONDS", 0)
+    nowhere = async_connections(f"redis://127.0.0.1:{free_port()}")
+    attempts = asyncio.Semaphore(0)
+
+    def connect() -> Any:
+        attempts.release()
+        return nowhere()
+
+    store = AsyncStore(nowhere)
+    listening = asyncio.create_task(EventHub(connect, store, Jobs("hub-away:")).run())
+    for _ in range(4):
+        await attempts.acquire()
+    listening.cancel()
+    await asyncio.gather(listening, return_exceptions=True)
+
+    assert caplog.messages == ["lost the event subscription (ConnectionError); subscribing again"]
 
 
 @on_event_loop

@@ -16,6 +16,7 @@ from shared.jobs.types import Backend
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.launcher import LauncherSettings
+from shared.settings.loading import load
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from tests.stack import Process
@@ -92,6 +93,7 @@ def test_all_services_but_local_models_have_a_memory_limit_and_redis_stays_below
 def test_every_setting_reaches_exactly_the_processes_that_read_it(name: str) -> None:
     expected = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
     expected |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)}
+    expected |= {"HF_ENDPOINT"} if FAMILIES[name] is WorkerSettings else set()
 
     assert set(SERVICES[name]["environment"]) == expected, "compose.yaml lists what it passes on"
 
@@ -162,6 +164,16 @@ def test_an_overlay_changes_only_existing_services(overlay: str) -> None:
     assert set(content["services"]) <= set(SERVICES)
     for name, service in content["services"].items():
         assert set(service.get("environment", ())) <= set(SERVICES[name]["environment"])
+
+
+@pytest.mark.parametrize("overlay", ["join-network", "other-redis"])
+def test_an_overlay_reaches_every_service_that_uses_redis(overlay: str) -> None:
+    """The command line too: `imagegen doctor` must not check another Redis than the one in use."""
+    users = {name for name, service in SERVICES.items() if "SD_REDIS_URL" in service.get("environment", ())}
+    # It has no network.
+    users -= {"settings"} if overlay == "join-network" else set()
+
+    assert set(yaml.safe_load((ROOT / f"compose/{overlay}.yaml").read_text())["services"]) >= users
 
 
 def test_monitoring_is_hardened_and_publishes_only_grafana_with_a_password() -> None:
@@ -255,3 +267,12 @@ def test_a_process_published_to_the_network_needs_a_key(tmp_path: Path, module: 
     assert process.wait() == 1
     assert f"{setting} is empty, and SD_HOST=0.0.0.0 opens" in process.output
     assert "Traceback" not in process.output
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1", "[::1]"])
+def test_a_container_published_on_loopback_needs_no_key(address: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compose wants brackets around an IPv6 address."""
+    monkeypatch.setenv("SD_HOST", "0.0.0.0")
+    monkeypatch.setenv("SD_PUBLISHED_ON", address)
+
+    load(LauncherSettings).require_keys()

@@ -2,8 +2,10 @@
 
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
+import redis
 
 from shared.redis.store import connect
 from tests.shared.webhooks.harness import OutboxHarness
@@ -66,3 +68,24 @@ def test_webhooks_are_sent_although_the_subscription_hears_of_none(
 
                 assert receiver.next().message["data"]["id"] == job.id
                 wait_until(lambda: outbox.keys == set())
+
+
+def test_an_outage_of_the_store_is_logged_once(
+    outbox: OutboxHarness, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two lines a second would push everything else out of a log of limited size."""
+    monkeypatch.setattr(webhook_dispatcher, "RECONNECT_SECONDS", 0.01)
+    attempts = threading.Semaphore(0)
+
+    class Away(redis.Redis):
+        def pubsub(self, **_: object) -> Any:
+            attempts.release()
+            raise redis.exceptions.ConnectionError
+
+    outbox.news = Away()
+    with outbox.sending(outbox.sender([])):
+        assert all(attempts.acquire(timeout=20) for _ in range(4))
+
+    assert [message for message in caplog.messages if "subscription" in message] == [
+        "the subscription to webhooks was lost (ConnectionError); resubscribing"
+    ]

@@ -37,6 +37,14 @@ def test_a_worker_started_without_a_name_gets_the_one_that_celery_gives(stack: S
     worker.wait_for("celery@", "ready.")
 
 
+def test_a_worker_that_cannot_store_images_does_not_start(stack: Stack) -> None:
+    """It would take jobs from workers that can, and fail each."""
+    worker = stack.run([sys.executable, "-m", "worker.main"], SD_BACKEND="null", SD_OUTPUT_DIR="/dev/null/outputs")
+
+    assert worker.wait() == 1
+    assert worker.output.startswith("SD_OUTPUT_DIR=/dev/null/outputs cannot be used (Not a directory)")
+
+
 def test_a_name_is_completed_by_the_host(stack: Stack) -> None:
     stack.start_api(SD_BACKENDS="null")
     stack.start_worker("null", name="mine")
