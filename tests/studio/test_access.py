@@ -55,8 +55,9 @@ def test_a_key_is_kept_in_the_tab_and_in_no_address(keyed: Stack, open_studio: O
     assert ALICE not in stored
 
 
-def test_a_wrong_key_is_refused_in_words(keyed: Stack, open_studio: Open) -> None:
-    studio = log_in(open_studio(keyed.api, allowed=REFUSED), "a wrong key")
+@pytest.mark.parametrize("key", ["a wrong key", "ein falscher Schlüssel"])
+def test_a_wrong_key_is_refused_in_words(keyed: Stack, open_studio: Open, key: str) -> None:
+    studio = log_in(open_studio(keyed.api, allowed=REFUSED), key)
 
     expect(studio.page.get_by_role("alert")).to_have_text("The service does not accept this key.")
     log_in(studio, ALICE)
@@ -78,12 +79,17 @@ def test_another_key_sees_nothing_of_the_key_before(keyed: Stack, studio: Studio
     Client(keyed.api, BOB).generate(prompt="for bob alone")
     log_in(studio, ALICE)
     expect(studio.tile("for alice alone")).to_be_visible()
+    studio.generate("a prompt of alice")
+    expect(studio.made("a prompt of alice")).to_be_visible()
 
     studio.page.get_by_role("button", name="alice, log out").click()
     log_in(studio, BOB)
 
     expect(studio.tile("for bob alone")).to_be_visible()
     expect(studio.tile("for alice alone")).to_have_count(0)
+    expect(studio.prompt).to_have_value("")
+    studio.prompt.press("Alt+ArrowUp")
+    expect(studio.prompt).to_have_value("")
 
 
 def test_a_page_whose_key_is_refused_says_so_and_asks_nothing_more(keyed: Stack, open_studio: Open) -> None:

@@ -163,6 +163,56 @@ def test_a_double_click_makes_one_job(studio: Studio) -> None:
     expect(studio.made(PROMPT)).to_be_visible()
 
 
+def test_a_repeated_request_whose_answer_was_lost_makes_one_job(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, allowed=("ERR_FAILED",))
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    studio.page.route("**/api/jobs", lose, times=1)
+    studio.generate("an answer that was lost")
+    expect(studio.page.get_by_role("alert")).to_contain_text("does not answer")
+
+    studio.generate("an answer that was lost")
+
+    expect(studio.made("an answer that was lost")).to_be_visible()
+    assert len(null.api.get("/api/jobs", params={"q": "an answer that was lost"}).json()["jobs"]) == 1
+
+
+def test_a_number_counts_that_is_sent_from_its_field(studio: Studio) -> None:
+    studio.prompt.fill(PROMPT)
+    studio.page.get_by_role("spinbutton", name="Seed").press_sequentially("4242")
+
+    assert sent(studio, lambda: studio.page.keyboard.press("ControlOrMeta+Enter"))["seed"] == 4242
+
+
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }"
+REFUSED = """for (const area of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, area, { get() { throw new DOMException("no", "SecurityError"); } });
+}"""
+
+
+@pytest.mark.parametrize("script", [FULL, REFUSED])
+def test_the_page_works_where_the_browser_keeps_nothing(null: Stack, open_studio: Open, script: str) -> None:
+    studio = open_studio(null.api, "/health/live")
+    studio.page.add_init_script(script)
+    studio.open()
+
+    studio.generate("kept nowhere")
+
+    expect(studio.made("kept nowhere").first).to_be_visible()
+
+
+def test_a_page_that_does_not_come_whole_says_so(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, "/health/live", allowed=("ERR_FAILED",))
+    studio.page.route("**/views/size.js", lambda route: route.abort())
+
+    studio.open()
+
+    expect(studio.page.get_by_text("load the page again")).to_be_visible()
+
+
 def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
     expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
 
@@ -172,7 +222,7 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
 
 
 def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
-    area = studio.page.get_by_role("group", name=re.compile("to begin with"))
+    area = studio.page.get_by_role("group", name=re.compile("Input image"))
     expect(area).to_be_visible()
     area.evaluate(
         """(area, bytes) => {
@@ -185,6 +235,25 @@ def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
 
     expect(studio.page.get_by_role("img", name="Input 1: dropped.png, 64 by 48 pixels")).to_be_visible()
     expect(studio.page.get_by_role("dialog")).to_have_count(0)
+
+
+def test_an_image_is_taken_before_the_controls_are_known(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, "/health/live")
+    paste = """(bytes) => {
+      const data = new DataTransfer();
+      data.items.add(new File([new Uint8Array(bytes)], "early.png", { type: "image/png" }));
+      document.dispatchEvent(new ClipboardEvent("paste", { clipboardData: data }));
+    }"""
+
+    def paste_before_the_answer(route: Route) -> None:
+        studio.page.evaluate(paste, list(encoded(scene(64, 48))))
+        route.continue_()
+
+    studio.page.route("**/api/models/null", paste_before_the_answer, times=1)
+
+    studio.open()
+
+    expect(studio.page.get_by_role("img", name="Input 1: early.png, 64 by 48 pixels")).to_be_visible()
 
 
 def test_every_wrong_field_is_named(null: Stack, open_studio: Open) -> None:
@@ -255,7 +324,7 @@ def test_a_paid_model_says_what_it_costs_and_has_only_its_own_controls(
     studio = open_studio(stack.api)
     expect(studio.page.get_by_text("Its price is known after the first image. 123.5 credits are left.")).to_be_visible()
     expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
-    expect(studio.page.get_by_label("Not in the image")).to_have_count(0)
+    expect(studio.page.get_by_label("Negative prompt")).to_have_count(0)
 
     studio.generate(PROMPT)
     expect(studio.made(PROMPT)).to_be_visible()

@@ -106,37 +106,51 @@ def test_stars_are_kept_and_can_be_filtered(full: Stack, studio: Studio) -> None
     expect(studio.tile("a starred image")).to_be_visible()
 
 
-def test_a_deleted_image_can_be_restored(full: Stack, studio: Studio) -> None:
+def test_a_deleted_image_can_be_restored_with_its_star(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "a mistake")
     studio.prolong_undo()
     studio.tile("a mistake").focus()
-    studio.page.keyboard.press("Delete")
+    with studio.page.expect_response(re.compile("/pin$")):
+        # Also with Caps Lock.
+        studio.page.keyboard.press("S")
+    with studio.page.expect_response(re.compile("/pin$")):
+        studio.page.keyboard.press("Delete")
     expect(studio.tile("a mistake")).to_have_count(0)
 
-    studio.page.get_by_role("button", name="Undo").click()
+    with studio.page.expect_response(re.compile("/pin$")):
+        studio.page.get_by_role("button", name="Undo").click()
 
     expect(studio.tile("a mistake")).to_be_visible()
+    assert full.api.get(job["links"]["self"]).json()["pinned"]
     assert full.api.get(job["links"]["self"]).status_code == 200
 
 
 def test_one_image_after_the_other_is_deleted_with_the_keyboard(full: Stack, studio: Studio) -> None:
     made(full, "to keep", "worse", "worst")
     studio.tile("worst").focus()
+    said = studio.page.get_by_role("status")
 
     studio.page.keyboard.press("Delete")
     expect(studio.tile("worse")).to_be_focused()
+    first = said.text_content()
     studio.page.keyboard.press("Delete")
 
     expect(studio.tile("to keep")).to_be_focused()
+    # Screen readers speak only what has changed.
+    assert said.text_content() != first
+    expect(said).to_have_text("1 image deleted")
     for prompt in ("worse", "worst"):
         expect(studio.tile(prompt)).to_have_count(0)
 
 
-def test_leaving_the_page_completes_a_deletion(full: Stack, studio: Studio) -> None:
+def test_leaving_the_page_completes_a_deletion_even_of_a_starred_image(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "an image to delete")
     studio.prolong_undo()
     studio.tile("an image to delete").focus()
-    studio.page.keyboard.press("Delete")
+    with studio.page.expect_response(re.compile("/pin$")):
+        studio.page.keyboard.press("s")
+    with studio.page.expect_response(re.compile("/pin$")):
+        studio.page.keyboard.press("Delete")
     expect(studio.page.get_by_role("button", name="Undo")).to_be_visible()
 
     studio.page.goto("about:blank")
@@ -182,6 +196,28 @@ def test_the_gallery_and_the_viewer_need_only_the_keyboard(full: Stack, studio: 
 
     expect(viewer).to_have_count(0)
     expect(studio.tile("second")).to_be_focused()
+
+
+def test_an_image_that_cannot_be_sent_now_is_not_said_to_be_gone(full: Stack, open_studio: Open) -> None:
+    (job,) = made(full, "not now")
+    studio = open_studio(full.api, "/health/live", allowed=("503",))
+    studio.page.clock.install()
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503)
+
+    studio.page.route(f"**/{job['id']}/images/0?*", refuse)
+    studio.open()
+    expect(studio.tile("not now")).to_be_visible()
+
+    gone = studio.gallery.get_by_text("no longer stored")
+    # The image and then its status, seven times.
+    while len(asked) < 14 and gone.count() == 0:
+        studio.page.clock.run_for(16_000)
+
+    expect(gone).to_have_count(0)
 
 
 def test_a_link_opens_an_image(full: Stack, open_studio: Open) -> None:

@@ -1,5 +1,6 @@
 """Learning from an image: its data, its request as a program, and recipes in files of other programs."""
 
+import base64
 import json
 import re
 import shutil
@@ -85,8 +86,10 @@ def test_a_recipe_of_automatic1111_is_read_and_used(studio: Studio) -> None:
 
     dialog.get_by_role("button", name="Use its recipe").click()
 
+    said = "This service has no model someone's, model: the chosen one stays."
+    expect(studio.page.get_by_role("status")).to_have_text(said)
     expect(studio.prompt).to_have_value('a cat, "quoted" (and: weighted:1.2)\non two lines')
-    for label, expected in (("Not in the image", "blurry, dog"), ("Seed", "987654"), ("Width", "96"), ("Height", "64")):
+    for label, expected in (("Negative prompt", "blurry, dog"), ("Seed", "987654"), ("Width", "96"), ("Height", "64")):
         expect(value(studio, label)).to_have_value(expected)
     expect(value(studio, "Steps")).to_have_value("31")
     expect(value(studio, "Guidance")).to_have_value("6.5")
@@ -102,6 +105,28 @@ def test_a_recipe_of_comfyui_is_read(studio: Studio, padding: int) -> None:
         expect(dialog.get_by_role("definition").get_by_text(text, exact=True)).to_be_visible()
     dialog.get_by_role("button", name="Only the prompt").click()
     expect(studio.prompt).to_have_value("a lighthouse")
+
+
+def test_a_seed_that_is_too_large_for_the_service_is_left_out_in_words(studio: Studio) -> None:
+    large = 156_680_208_700_286
+    sampler = {**GRAPH["3"], "inputs": {**GRAPH["3"]["inputs"], "seed": large}}  # type: ignore[dict-item]
+
+    dialog = drop(studio, png(prompt=json.dumps({**GRAPH, "3": sampler})), "foreign.png")
+    dialog.get_by_role("button", name="Use its recipe").click()
+
+    expect(studio.page.get_by_text(f"The seed {large} is too large for this service")).to_be_visible()
+    expect(value(studio, "Seed")).to_have_value("")
+
+
+def test_a_program_that_lacks_the_input_images_says_so(sd: Stack, studio: Studio) -> None:
+    image = "data:image/png;base64," + base64.b64encode(encoded(scene(64, 64))).decode()
+    job = generated(sd.api, prompt="from an image", image=image, num_inference_steps=2, seed=9)
+
+    view(studio, job).get_by_role("button", name="curl").click()
+
+    expect(studio.page.get_by_role("status")).to_have_text(
+        "Copied as curl, without its input images, which are not kept"
+    )
 
 
 @pytest.mark.parametrize("output_format", ["png", "jpeg", "webp"])
@@ -141,7 +166,7 @@ def test_the_viewer_shows_the_data_and_takes_it_over(studio: Studio, job: dict[s
     viewer.get_by_role("button", name="Everything").click()
 
     expect(studio.prompt).to_have_value("a red house")
-    for label, expected in (("Not in the image", "tree"), ("Seed", "55"), ("Steps", "4")):
+    for label, expected in (("Negative prompt", "tree"), ("Seed", "55"), ("Steps", "4")):
         expect(value(studio, label)).to_have_value(expected)
 
 

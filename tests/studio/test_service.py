@@ -54,9 +54,15 @@ def test_an_operator_sees_workers_the_queue_and_where_else_to_look(stack: Stack,
             backend["workers"] = [{**worker, "memory": memory} for worker in backend["workers"]]
         route.fulfill(json=found)
 
-    studio.page.route("**/api/backends", with_memory)
+    known: list[Route] = []
+    studio.page.route("**/api/backends", known.append)
     studio.open("/#/service")
     service = studio.page.get_by_role("main", name="Service")
+    expect(service.get_by_text("Loading…")).to_be_visible()
+    expect(service.get_by_text("No worker is running")).to_have_count(0)
+    studio.page.route("**/api/backends", with_memory)
+    for route in known:
+        route.continue_()
 
     expect(service.get_by_text("Everything works")).to_be_visible()
     expect(service.get_by_text(re.compile("^2 jobs"))).to_be_visible()

@@ -160,6 +160,31 @@ def test_a_job_that_was_deleted_elsewhere_is_said_to_be_deleted(stack: Stack, op
     expect(studio.tile("deleted by a script")).to_have_count(0)
 
 
+def test_an_image_beside_a_withheld_one_has_its_place_among_the_others(stack: Stack, open_studio: Open) -> None:
+    job = generated(stack.api, prompt="half withheld", num_images=2, metadata={"simulate": {"flag": 1}})
+    studio = open_studio(stack.api)
+    studio.tile("half withheld").click()
+    expect(viewed(studio, "half withheld")).to_be_visible()
+
+    studio.page.get_by_role("button", name="Next image").click()
+
+    expect(viewed(studio, "newer")).to_be_visible()
+    stack.api.delete(f"{job['links']['self']}?purge=true")
+
+
+def test_an_image_that_is_not_in_the_list_has_no_neighbours(studio: Studio) -> None:
+    studio.page.keyboard.press("Escape")
+    studio.page.get_by_role("searchbox").fill("older")
+    expect(studio.tiles()).to_have_count(1)
+
+    studio.page.go_forward()
+
+    expect(viewed(studio, "newer")).to_be_visible()
+    studio.page.keyboard.press("ArrowRight")
+    expect(studio.page.get_by_role("button", name="Next image")).to_have_count(0)
+    expect(viewed(studio, "newer")).to_be_visible()
+
+
 def test_a_finger_on_the_image_scrolls_to_its_data(stack: Stack, open_studio: Open) -> None:
     studio = open_studio(stack.api, viewport=PHONE, has_touch=True, is_mobile=True)
     studio.tile("newer").click()

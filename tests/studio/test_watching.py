@@ -208,6 +208,25 @@ def test_escape_in_the_search_cancels_nothing(studio: Studio) -> None:
     assert len(cancelled) == 1
 
 
+def test_escape_cancels_no_job_that_is_not_shown(busy: Stack, studio: Studio) -> None:
+    page = studio.page
+    page.route("**/api/jobs", make_long)
+    studio.generate("seen later")
+    expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    cancelled: list[str] = []
+    page.on("request", lambda request: cancelled.append(request.url) if request.method == "DELETE" else None)
+
+    page.get_by_role("link", name="Service").click()
+    expect(page.get_by_role("heading", name="Workers")).to_be_visible()
+    page.keyboard.press("Escape")
+    page.get_by_role("link", name="Studio").click()
+
+    expect(studio.stage.get_by_role("button", name="Cancel")).to_be_visible()
+    assert cancelled == []
+    page.keyboard.press("Escape")
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
 def set_hidden(studio: Studio, is_hidden: bool) -> None:
     """As when somebody looks at another tab."""
     script = "(isHidden) => { window.isHidden = isHidden; document.dispatchEvent(new Event('visibilitychange')); }"

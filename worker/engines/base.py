@@ -153,12 +153,12 @@ class ReportsCredits(Protocol):
         ...
 
 
-#: Bytes of the parts of a model. A part that several models have is the same key in each.
+#: Bytes of the parts of a model. A part that several models share has the same key in each.
 Sizes = Mapping[Hashable, int]
 
 
 class PooledEngine(Engine, Protocol):
-    """An engine of one of several models, which can wait in main memory while another one has the device."""
+    """An engine of one of several models. Its model can wait in main memory while another one uses the device."""
 
     @property
     def sizes(self) -> Sizes:
@@ -166,7 +166,7 @@ class PooledEngine(Engine, Protocol):
         ...
 
     def move_to_main_memory(self) -> None:
-        """Without effect where the device is the CPU. What another model needs on the device stays there."""
+        """No effect if the device is the CPU. Parts that another model needs on the device stay there."""
         ...
 
     def move_to_device(self) -> None:
@@ -174,11 +174,11 @@ class PooledEngine(Engine, Protocol):
         ...
 
     def close(self) -> None:
-        """Free its memory. It is not used again."""
+        """Free its memory. It must not be used afterwards."""
         ...
 
 
-#: Receives how many bytes of a model are loaded, and how many it has.
+#: Called with the loaded bytes of a model, and its total.
 OnLoad = Callable[[int, int], None]
 
 
@@ -228,7 +228,7 @@ class SingleEngine:
         offered = self.engine.capabilities
         for choice in offered.choices or (offered,):
             if choice.model == model:
-                # The choice itself stays in it, so that the resolved request names the model.
+                # `choices` keeps this model, so that the resolved request names it.
                 return choice.model_copy(update={"choices": (choice,) if offered.choices else ()})
         raise ModelNotFound
 

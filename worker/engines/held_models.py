@@ -14,8 +14,8 @@ class ModelLoader(KnownModels, Protocol):
     """Finds and loads models. It does not know which ones are in memory."""
 
     def expected_sizes(self, model: str) -> Sizes:
-        """Memory that a model is expected to take: measured before, or the size of its files. Parts that other models
-        have in memory already have their keys.
+        """Memory that a model is expected to take: measured before, or the size of its files. Parts that are in memory
+        already have the same keys as in the models that have them.
         """
         ...
 
@@ -58,18 +58,18 @@ class HeldModel:
 
 
 def added_bytes(sizes: Sizes, models: Iterable[HeldModel]) -> int:
-    """Of the parts that none of these models has."""
+    """Bytes of the parts that none of these models has."""
     present = {part for model in models for part in model.sizes}
     return sum(size for part, size in sizes.items() if part not in present)
 
 
 def total_bytes(models: Iterable[HeldModel]) -> int:
-    """With parts that several of them have counted once."""
+    """Bytes of all parts; shared ones count once."""
     return sum({part: size for model in models for part, size in model.sizes.items()}.values())
 
 
 class PoolListener(Protocol):
-    """Receives what changes, on the thread that changes it, with no lock but that of loading."""
+    """Is notified of changes, on the thread that makes them. That thread holds at most the lock of loading."""
 
     def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None: ...
 

@@ -78,7 +78,7 @@ class Family:
     needs: tuple[str, ...] = ()
     """Request fields without which the pipeline does nothing."""
     side: int | None = None
-    """The native size; None if the configuration of the denoiser tells it."""
+    """The native size; None if the configuration of the denoiser contains it."""
     patch: int = 2
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
     least_multiple: int = 8

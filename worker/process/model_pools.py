@@ -62,5 +62,5 @@ def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model:
 
 
 def entry_of(backend: Backend, capabilities: Capabilities) -> ModelEntry:
-    """Of a model without files."""
+    """The catalogue entry of a model without files."""
     return ModelEntry(name=capabilities.model, backend=backend, capabilities=capabilities, commercial_use=True)

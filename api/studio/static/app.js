@@ -94,7 +94,7 @@ function usePageKeys(showHelp) {
 
 function cancelCurrent() {
   const { byId, current } = jobs.get();
-  if (isUnfinished(byId.get(current)?.state)) cancel(current);
+  if (document.querySelector(".stage") && isUnfinished(byId.get(current)?.state)) cancel(current);
 }
 
 // A dropped file is read first; a pasted one becomes an input.
@@ -110,10 +110,7 @@ function useFiles(setDropped) {
       else if (event.target.closest?.(".inputs")) addFiles(files);
       else setDropped(files[0]);
     };
-    const onPaste = (event) => {
-      const files = imageFiles(event.clipboardData);
-      if (files.length) addFiles(files);
-    };
+    const onPaste = (event) => addFiles(imageFiles(event.clipboardData));
     return listen(document, { drop: onDrop, dragover: onDragOver, paste: onPaste });
   }, []);
 }

@@ -12,7 +12,7 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class CandidateKind(StrEnum):
-    """Folders come first, because files may need them as a base; pairs come before files, because they name one."""
+    """In the order of inspection: files may need a folder as their base, and pairs claim a file."""
 
     FOLDER = "folder"
     PLANNED = "planned"
@@ -34,11 +34,11 @@ class Candidate:
     """Changes whenever a file of the candidate does."""
     sidecar: Path | None = None
     downloading: bool = False
-    """Another program says so."""
+    """Whether another program is downloading it, by the file beside it."""
 
     @property
     def full_name(self) -> str:
-        """With the ending of the file, for names that are taken."""
+        """The name with the file's extension, if another model has the name without it."""
         return (
             f"{self.name}{self.path.suffix}" if self.kind in (CandidateKind.FILE, CandidateKind.PICKLE) else self.name
         )

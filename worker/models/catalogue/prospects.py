@@ -93,7 +93,7 @@ class OnDevice:
     sizes: Mapping[str, int]
     placement: Placement
     obstacles: Mapping[Quantization, str]
-    """Why steps that were asked for, or with which all of it would fit, cannot be taken."""
+    """Why formats that the setting requests, or in which all of it would fit, cannot be used."""
 
 
 def prospect_of(source: ModelSource) -> Prospect:
@@ -161,7 +161,7 @@ def _remote(source: ModelSource) -> Prospect:
 
 
 def _planned_parameters(name: str, plan: DownloadPlan, downloader: "Downloader") -> dict[str, float]:
-    """From the sizes of the files, and the precision that the first file of each part tells."""
+    """From the sizes of the files, and the precision of the first file of each part."""
     weights: dict[str, list[tuple[str, int]]] = {}
     for file in plan.files:
         part, _, last = file.path.rpartition("/")

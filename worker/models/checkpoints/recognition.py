@@ -40,7 +40,7 @@ class Recognised:
 
 
 def recognise(header: Header, name: str) -> Recognised:
-    """`name` is the file's, without its ending: authors tell some variants only there. Raises NotACheckpoint."""
+    """`name` is that of the file, without its extension: some variants show only there. Raises NotACheckpoint."""
     if reason := reason_of_rejection(header):
         raise NotACheckpoint(reason)
     roles = sort_tensors(header.tensors)

@@ -3,7 +3,7 @@ import { imageUrl, sendJson, send } from "./api.js";
 import { fillForm, form, NO_IMAGES } from "./form.js";
 import { readImage } from "./images.js";
 import { submit } from "./jobs.js";
-import { findModel } from "./models.js";
+import { whenKnown } from "./models.js";
 import { notify, notifyProblem } from "./notices.js";
 
 const MOST_AT_ONCE = 100;
@@ -42,19 +42,19 @@ export async function useAsInput(job, image) {
   await reporting(async () => {
     const url = imageUrl(image);
     const file = await (await send(url.slice(url.indexOf("/api/jobs/")))).blob();
-    addInput(await readImage(file, job.title.slice(0, 40)));
+    await addInput(await readImage(file, job.title.slice(0, 40)));
   });
 }
 
 export async function addFiles(files) {
   await reporting(async () => {
-    for (const file of files) addInput(await readImage(file, file.name));
+    for (const file of files) await addInput(await readImage(file, file.name));
   });
 }
 
-function addInput(image) {
+async function addInput(image) {
+  const most = (await whenKnown(form.get().model)).controls?.images ?? 0;
   const state = form.get();
-  const most = findModel(state.model)?.controls?.images ?? 0;
   if (!most) return notify("This model takes no images; choose one that does.");
   const images = most === 1 ? [image] : [...state.images, image].slice(-most);
   form.set({ images, mask: images[0] === state.images[0] ? state.mask : null });
@@ -78,10 +78,11 @@ export function downloadImage(job, image) {
 export async function downloadImages(ids) {
   if (ids.length > MOST_AT_ONCE) notify(`The file has the first ${MOST_AT_ONCE} of ${ids.length} jobs.`);
   const query = ids.slice(0, MOST_AT_ONCE).map((id) => `job=${id}`).join("&");
-  const file = await (await send(`/api/images.zip?${query}`)).blob();
-  const url = URL.createObjectURL(file);
-  save(url, "images.zip");
-  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  await reporting(async () => {
+    const url = URL.createObjectURL(await (await send(`/api/images.zip?${query}`)).blob());
+    save(url, "images.zip");
+    setTimeout(() => URL.revokeObjectURL(url), 60_000);
+  });
 }
 
 function save(url, name) {

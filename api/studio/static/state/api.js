@@ -1,15 +1,15 @@
 // Requests to the service. Every failure is a Problem with a sentence for people.
-import { createStore } from "./store.js";
+import { createStore, keep, recall } from "./store.js";
 
 // Where the files of this page are, and the path of the service with the prefix that a proxy may add.
 export const FILES = new URL("..", import.meta.url).pathname;
 export const BASE = FILES.slice(0, FILES.lastIndexOf("/studio/"));
-const KEY = "imagegen-key";
+const KEY = "key";
 const UNREACHABLE = "The service does not answer. Try again in a moment.";
 const REFUSED = "The service does not accept this key.";
 
 // `rights` is what GET /api/key says; null until it is known.
-const savedKey = sessionStorage.getItem(KEY) ?? "";
+const savedKey = recall("sessionStorage", KEY, "");
 const isLocked = !savedKey && document.documentElement.dataset.needsKey === "yes";
 export const session = createStore({ key: savedKey, rights: null, isLocked, error: "" });
 
@@ -60,18 +60,22 @@ export function regularly(task, milliseconds) {
 // The key stays in this tab: it is never stored for longer, and never part of an address. The page begins anew with it,
 // because another key may see other jobs.
 export async function logIn(key) {
+  // Headers take no other letters.
+  if (/[^\x20-\x7e]/.test(key)) return session.set({ error: REFUSED });
   session.set({ key, error: "" });
   try {
     await sendJson("/api/key");
-    sessionStorage.setItem(KEY, key);
+    if (!keep("sessionStorage", KEY, key)) throw new Error("This browser keeps no data of this page, and so no key.");
     location.reload();
   } catch ({ status, message }) {
     session.set({ error: status === 401 ? REFUSED : message });
   }
 }
 
+// Prompts are not for the next key either.
 export function logOut() {
-  sessionStorage.removeItem(KEY);
+  keep("sessionStorage", KEY, null);
+  for (const name of ["form", "prompts"]) keep("localStorage", name, null);
   location.reload();
 }
 
@@ -80,10 +84,4 @@ export function imageUrl(image, { isThumbnail = false } = {}) {
   const { pathname, search } = new URL(image.url, location.href);
   const url = BASE + pathname.slice(pathname.indexOf("/api/jobs/")) + search;
   return isThumbnail ? `${url}${search ? "&" : "?"}width=320` : url;
-}
-
-// What the service answers to a request for an image; 0 if nothing.
-export async function statusOf(url) {
-  const answer = await fetch(url, { headers: { Range: "bytes=0-0" }, cache: "no-store" }).catch(() => null);
-  return answer?.status ?? 0;
 }

@@ -1,9 +1,10 @@
 // What the form holds, and the request that it becomes. null stands for the default of the model.
 import { models } from "./models.js";
-import { createStore } from "./store.js";
+import { notify } from "./notices.js";
+import { createStore, keep, recall } from "./store.js";
 
-const SAVED = "imagegen-form";
-const HISTORY = "imagegen-prompts";
+const SAVED = "form";
+const HISTORY = "prompts";
 const MAX_HISTORY = 50;
 export const MAX_SEED = 2 ** 32 - 1;
 
@@ -15,19 +16,11 @@ const EMPTY = {
 // Images stay in memory: they are too large to be saved. Each is {name, url (data:), width, height}.
 export const NO_IMAGES = { images: [], mask: null };
 
-export const form = createStore({ ...EMPTY, ...saved(SAVED, {}), ...NO_IMAGES });
+export const form = createStore({ ...EMPTY, ...recall("localStorage", SAVED, {}), ...NO_IMAGES });
 form.subscribe(() => {
   const { images, mask, ...rest } = form.get();
-  localStorage.setItem(SAVED, JSON.stringify(rest));
+  keep("localStorage", SAVED, rest);
 });
-
-function saved(name, otherwise) {
-  try {
-    return JSON.parse(localStorage.getItem(name)) ?? otherwise;
-  } catch {
-    return otherwise;
-  }
-}
 
 export function resetForm() {
   const { prompt, model, images, mask } = form.get();
@@ -79,20 +72,29 @@ export function fillForm(request, parts = "all") {
     width: request.width ?? null, height: request.height ?? null,
     steps: request.num_inference_steps ?? null, guidance: request.guidance_scale ?? null,
     strength: request.strength ?? null, scheduler: request.scheduler ?? null,
-    seed: request.seed ?? null, count: request.num_images ?? 1,
+    seed: knownSeed(request.seed), count: request.num_images ?? 1,
     loras: request.loras ?? [], format: request.output_format ?? "png",
   });
 }
 
 // Recipes of other programs name models that this service may not have.
 function knownModel(name) {
-  return models.get().list?.some((model) => model.name === name) ? name : form.get().model;
+  const { list } = models.get();
+  if (!name || !list || list.some((model) => model.name === name)) return name || form.get().model;
+  notify(`This service has no model ${name}: the chosen one stays.`);
+  return form.get().model;
+}
+
+// Those of ComfyUI may be larger than this service takes.
+function knownSeed(seed) {
+  if (seed > MAX_SEED) notify(`The seed ${seed} is too large for this service: a random one is taken.`);
+  return seed <= MAX_SEED ? seed : null;
 }
 
 export const history = {
-  all: () => saved(HISTORY, []),
+  all: () => recall("localStorage", HISTORY, []),
   add(prompt) {
     const others = history.all().filter((known) => known !== prompt);
-    localStorage.setItem(HISTORY, JSON.stringify([prompt, ...others].slice(0, MAX_HISTORY)));
+    keep("localStorage", HISTORY, [prompt, ...others].slice(0, MAX_HISTORY));
   },
 };

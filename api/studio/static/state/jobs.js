@@ -1,18 +1,18 @@
 // All jobs that this page knows: the gallery's list, and live changes from the event stream.
 import { regularly, sendJson } from "./api.js";
 import { announce, notifyProblem } from "./notices.js";
-import { createStore } from "./store.js";
+import { createStore, keep, recall } from "./store.js";
 
 const PAGE = 100;
-const SAVED = "imagegen-jobs";
+const SAVED = "jobs";
 const RETRY_MS = 2_000;
 const WAITING_MS = 2_000;
 const MOST_WAITING = 5;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 // The jobs of this tab that have not ended. A reload of the page goes on with them.
 export const openOfTab = ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state));
-const reloaded = JSON.parse(sessionStorage.getItem(SAVED) ?? "[]");
-addEventListener("pagehide", () => sessionStorage.setItem(SAVED, JSON.stringify(openOfTab(jobs.get()))));
+const reloaded = recall("sessionStorage", SAVED, []);
+addEventListener("pagehide", () => keep("sessionStorage", SAVED, openOfTab(jobs.get())));
 
 // `byId` is changed in place, with a new object for each changed job. `ids` is the gallery's list, newest first.
 // `mine` holds the jobs of this tab, and `current` is the one that the stage shows.
@@ -95,8 +95,14 @@ const handlers = {
   },
 };
 
+// For measurements. Browsers would keep each for as long as the page is open.
+export function mark(name) {
+  performance.clearMarks(`imagegen:${name}`);
+  performance.mark(`imagegen:${name}`);
+}
+
 export function handleEvent(type, data) {
-  performance.mark(`imagegen:${type}`);
+  mark(type);
   handlers[type]?.(data);
 }
 
@@ -221,11 +227,19 @@ function append(page) {
   jobs.set({ ids: [...ids], cursor: page.cursor, isComplete: page.cursor === null });
 }
 
+// A request without an answer may have been accepted. Sent again, it is known by its key.
+let unanswered = {};
+
 // Submit a request; the job appears at once.
 export async function submit(request) {
-  const key = crypto.randomUUID?.() ?? String(Math.random());
-  const full = await sendJson("/api/jobs", { method: "POST", body: request, headers: { "Idempotency-Key": key } });
-  performance.mark("imagegen:submitted");
+  const text = JSON.stringify(request);
+  const key = unanswered.text === text ? unanswered.key : (crypto.randomUUID?.() ?? String(Math.random()));
+  const headers = { "Idempotency-Key": key };
+  const full = await sendJson("/api/jobs", { method: "POST", body: request, headers }).catch((error) => {
+    unanswered = { text, key };
+    throw error;
+  });
+  unanswered = {};
   jobs.set(({ mine }) => ({ mine: [full.id, ...mine], current: full.id }));
   // What events said meanwhile is newer.
   return jobs.get().byId.get(full.id) ?? upsert(full);

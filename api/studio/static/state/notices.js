@@ -7,14 +7,15 @@ let number = 0;
 // `dialogs` says how many are open: messages are shown in the last one, because all below it is out of reach.
 export const notices = createStore({ shown: [], spoken: "", dialogs: 0 });
 
-// Speak politely, without showing anything.
-export const announce = (spoken) => notices.set({ spoken });
+// Speak politely, without showing anything. The same again is spoken only where it differs.
+export const announce = (text) => notices.set(({ spoken }) => ({ spoken: text === spoken ? `${text}\u00a0` : text }));
 
 // Show a message; `action` is a button {label, run}. It vanishes by itself unless it is an error.
 export function notify(text, { action, isError = false } = {}) {
   const id = (number += 1);
   const notice = { id, text, action, isError };
-  notices.set(({ shown }) => ({ shown: [...shown.slice(-3), notice], spoken: text }));
+  notices.set(({ shown }) => ({ shown: [...shown.slice(-3), notice] }));
+  announce(text);
   const timer = setTimeout(() => dismiss(id), isError ? 2 * SHOWN_MS : SHOWN_MS);
   return () => {
     clearTimeout(timer);

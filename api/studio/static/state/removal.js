@@ -1,23 +1,27 @@
 // Deleting jobs: hidden at once, and deleted when nobody has undone it for some seconds or when the page is left.
-import { Problem, send } from "./api.js";
+import { send } from "./api.js";
 import { plural } from "./format.js";
-import { forget, isUnfinished, jobs } from "./jobs.js";
+import { forget, isUnfinished, jobs, setPinned } from "./jobs.js";
 import { announce, notify, notifyProblem } from "./notices.js";
 
 const UNDO_MS = 6_000;
-const doomed = new Map();
+const doomed = new Set();
 
 export function removeWithUndo(ids) {
   const wanted = ids.filter((id) => !isUnfinished(jobs.get().byId.get(id)?.state));
   if (!wanted.length) return notify("Only finished jobs can be deleted; cancel this one first.");
+  // Who leaves the page has time for one request, which deletes no job with a star.
+  const starred = wanted.filter((id) => jobs.get().byId.get(id)?.pinned);
+  starred.forEach((id) => setPinned(id, false));
   setHidden(wanted, true);
   const timer = setTimeout(() => purge(wanted), UNDO_MS);
-  for (const id of wanted) doomed.set(id, timer);
-  const images = wanted.flatMap((id) => jobs.get().byId.get(id).images).length;
+  for (const id of wanted) doomed.add(id);
+  const images = wanted.flatMap((id) => jobs.get().byId.get(id)?.images ?? []).length;
   const undo = () => {
     clearTimeout(timer);
     for (const id of wanted) doomed.delete(id);
     setHidden(wanted, false);
+    starred.forEach((id) => setPinned(id, true));
     announce("Restored");
     close();
   };
@@ -31,14 +35,13 @@ function setHidden(ids, isHidden) {
   jobs.set({ hidden });
 }
 
-async function purge(ids, options = {}) {
+async function purge(ids) {
   for (const id of ids) {
     doomed.delete(id);
     try {
-      if (jobs.get().byId.get(id)?.pinned) await send(`/api/jobs/${id}/pin`, { method: "DELETE", ...options });
-      await send(`/api/jobs/${id}?purge=true`, { method: "DELETE", ...options });
+      await send(`/api/jobs/${id}?purge=true`, { method: "DELETE", keepalive: true });
     } catch (error) {
-      if (error instanceof Problem && error.status !== 404) {
+      if (error.status !== 404) {
         setHidden([id], false);
         notifyProblem(error);
         continue;
@@ -48,6 +51,4 @@ async function purge(ids, options = {}) {
   }
 }
 
-window.addEventListener("pagehide", () => {
-  for (const id of doomed.keys()) purge([id], { keepalive: true });
-});
+window.addEventListener("pagehide", () => doomed.forEach((id) => purge([id])));

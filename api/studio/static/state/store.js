@@ -1,4 +1,4 @@
-// A value that views subscribe to.
+// Values that views subscribe to, and what the browser keeps of them.
 import { useLayoutEffect, useReducer, useRef } from "../vendor/htm-preact.js";
 
 export function createStore(initial) {
@@ -30,4 +30,23 @@ export function useStore(store, select = (state) => state) {
     return store.subscribe(check);
   }, [store]);
   return selected;
+}
+
+// In "localStorage" or, for this tab alone, in "sessionStorage". Where these are full or refused, the page does without.
+export function recall(area, name, otherwise) {
+  try {
+    return JSON.parse(window[area].getItem(`imagegen-${name}`)) ?? otherwise;
+  } catch {
+    return otherwise;
+  }
+}
+
+// Whether it is kept.
+export function keep(area, name, value) {
+  try {
+    window[area].setItem(`imagegen-${name}`, JSON.stringify(value));
+    return true;
+  } catch {
+    return false;
+  }
 }

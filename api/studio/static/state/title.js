@@ -24,11 +24,7 @@ function update() {
   const fraction = open.reduce((sum, job) => sum + (job.progress?.fraction ?? 0), 0) / (open.length || 1);
   const title = open.length ? `${Math.round(100 * fraction)} % · ${NAME}` : isDone ? `Done · ${NAME}` : NAME;
   if (document.title !== title) document.title = title;
-  setIcon(open.length ? "icon-busy.svg" : isDone ? "icon-done.svg" : "icon.svg");
-}
-
-function setIcon(name) {
   const link = document.querySelector("link[rel=icon]");
-  const url = `${FILES}${name}`;
+  const url = `${FILES}${open.length ? "icon-busy.svg" : isDone ? "icon-done.svg" : "icon.svg"}`;
   if (link.getAttribute("href") !== url) link.setAttribute("href", url);
 }

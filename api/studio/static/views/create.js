@@ -30,7 +30,13 @@ export function Create() {
     setStatus({ isBusy: true, problem: "" });
     setStatus({ isBusy: false, problem: await submitForm() });
   };
-  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${(event) => event.key === "Enter" && (event.ctrlKey || event.metaKey) && generate(event)}>
+  const onKeyDown = (event) => {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    // A number counts when its field is left.
+    if (event.target.type === "number") event.target.blur(), event.target.focus();
+    generate(event);
+  };
+  return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${onKeyDown}>
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />
@@ -90,7 +96,7 @@ function Prompt({ value }) {
 function Settings({ state, controls }) {
   return html`<div class="settings">
     ${controls.negative && html`<div class="field">
-      <label for="negative">Not in the image</label>
+      <label for="negative">Negative prompt</label>
       <textarea id="negative" rows="1" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
     </div>`}
     <${Size} state=${state} controls=${controls} />

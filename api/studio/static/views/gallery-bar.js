@@ -5,7 +5,6 @@ import { session } from "../state/api.js";
 import { plural } from "../state/format.js";
 import { jobs, setFilter, setPinned } from "../state/jobs.js";
 import { models } from "../state/models.js";
-import { notifyProblem } from "../state/notices.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
@@ -53,19 +52,15 @@ function Selection({ selected, setSelected }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const ids = [...selected];
   const end = () => setSelected(new Set());
-  const star = () => {
-    for (const id of ids) setPinned(id, true);
-    end();
-  };
-  const remove = () => {
-    removeWithUndo(ids);
+  const andEnd = (work) => () => {
+    work();
     end();
   };
   return html`<div class="selection" role="toolbar" aria-label="Selected images">
     <strong>${plural(ids.length, "job")} selected</strong>
-    ${mayWrite && html`<button type="button" onClick=${star}><${Icon} name="star" /> Star</button>`}
-    <button type="button" onClick=${() => downloadImages(ids).catch(notifyProblem)}><${Icon} name="download" /> Download</button>
-    ${mayWrite && html`<button type="button" onClick=${remove}><${Icon} name="trash" /> Delete</button>`}
+    ${mayWrite && html`<button type="button" onClick=${andEnd(() => ids.forEach((id) => setPinned(id, true)))}><${Icon} name="star" /> Star</button>`}
+    <button type="button" onClick=${() => downloadImages(ids)}><${Icon} name="download" /> Download</button>
+    ${mayWrite && html`<button type="button" onClick=${andEnd(() => removeWithUndo(ids))}><${Icon} name="trash" /> Delete</button>`}
     <button type="button" class="plain" onClick=${end}>Clear selection</button>
   </div>`;
 }

@@ -4,7 +4,7 @@ import { FILES, logOut, session } from "../state/api.js";
 import { connection } from "../state/events.js";
 import { jobs, openOfTab } from "../state/jobs.js";
 import { plural } from "../state/format.js";
-import { useStore } from "../state/store.js";
+import { keep, recall, useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 
 export function Header({ place, onHelp }) {
@@ -25,15 +25,15 @@ export function Header({ place, onHelp }) {
   </header>`;
 }
 
-const THEME = "imagegen-theme";
+const THEME = "theme";
 
-export function applyTheme() {
-  const theme = localStorage.getItem(THEME);
+export function applyTheme(theme = recall("localStorage", THEME, "")) {
   if (theme) document.documentElement.dataset.theme = theme;
 }
 
 function toggleTheme() {
-  const isDark = getComputedStyle(document.documentElement).colorScheme === "dark" || (!document.documentElement.dataset.theme && matchMedia("(prefers-color-scheme: dark)").matches);
-  localStorage.setItem(THEME, isDark ? "light" : "dark");
-  applyTheme();
+  const shown = document.documentElement.dataset.theme || (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const theme = shown === "dark" ? "light" : "dark";
+  keep("localStorage", THEME, theme);
+  applyTheme(theme);
 }

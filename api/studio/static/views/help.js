@@ -5,25 +5,17 @@ import { Dialog } from "./dialog.js";
 
 const KEYS = [
   ["Making", [
-    ["Ctrl Enter", "Generate"],
-    ["Esc", "Cancel the job that is shown, or close a dialog"],
+    ["Ctrl Enter", "Generate"], ["Esc", "Cancel the job that is shown, or close a dialog"],
     ["Alt ↑ / Alt ↓", "Earlier and later prompts, in the prompt"],
-    ["Ctrl V", "Paste an image as input"],
-    ["P", "Go to the prompt"],
+    ["Ctrl V", "Paste an image as input"], ["P", "Go to the prompt"],
   ]],
   ["Images", [
-    ["/", "Search"],
-    ["← ↑ → ↓", "Move between images"],
-    ["Enter", "Open an image"],
-    ["X", "Select an image"],
-    ["S", "Star an image"],
-    ["Delete", "Delete an image (with undo)"],
+    ["/", "Search"], ["← ↑ → ↓", "Move between images"], ["Enter", "Open an image"],
+    ["X", "Select an image"], ["S", "Star an image"], ["Delete", "Delete an image (with undo)"],
   ]],
   ["In the viewer", [
-    ["← / →", "Previous and next image"],
-    ["+ / − / 0", "Zoom in, out and to fit"],
-    ["C", "Compare with the next image"],
-    ["V", "Vary: the same with another seed"],
+    ["← / →", "Previous and next image"], ["+ / − / 0", "Zoom in, out and to fit"],
+    ["C", "Compare with the next image"], ["V", "Vary: the same with another seed"],
   ]],
 ];
 

@@ -1,6 +1,8 @@
 // Does what `keys` has for the key that was pressed. With Ctrl, Alt or Meta it belongs to the browser.
 export function runKey(event, keys) {
-  if (event.ctrlKey || event.metaKey || event.altKey || !keys[event.key]) return;
+  // Caps Lock changes nothing.
+  const run = keys[event.key] ?? keys[event.key.toLowerCase()];
+  if (event.ctrlKey || event.metaKey || event.altKey || !run) return;
   event.preventDefault();
-  keys[event.key]();
+  run();
 }

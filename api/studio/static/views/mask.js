@@ -14,6 +14,7 @@ class Painting {
     this.canvas = canvas;
     this.context = canvas.getContext("2d", { willReadFrequently: true });
     this.past = [];
+    this.last = { x: canvas.width / 2, y: canvas.height / 2 };
     if (mask) this.load(mask);
   }
 
@@ -85,9 +86,11 @@ export function MaskEditor({ image, mask, onClose, onDone }) {
   const canvas = useRef();
   const painting = useRef();
   const [brush, setBrush] = useState({ size: Math.max(4, Math.round(Math.min(image.width, image.height) / 8)), isErasing: false });
+  const [place, setPlace] = useState({ x: image.width / 2, y: image.height / 2 });
   useEffect(() => {
     painting.current = new Painting(canvas.current, mask);
   }, []);
+  const ring = { left: `${(100 * place.x) / image.width}%`, top: `${(100 * place.y) / image.height}%`, width: `${(100 * brush.size) / image.width}%` };
   const done = () => {
     onDone(painting.current.url());
     onClose();
@@ -98,7 +101,8 @@ export function MaskEditor({ image, mask, onClose, onDone }) {
       <div class="mask-layers" style=${{ aspectRatio: `${image.width} / ${image.height}`, width: `min(100%, ${(56 * image.width) / image.height}vh)` }}>
         <img src=${image.url} alt="The image below the mask" />
         <canvas ref=${canvas} width=${image.width} height=${image.height} tabindex="0" role="application"
-          aria-label="Mask. Arrow keys move the brush, Space paints." ...${brushEvents(painting, brush)} />
+          aria-label="Mask. Arrow keys move the brush, Space paints." ...${brushEvents(painting, brush, setPlace)} />
+        <span class="mask-brush" style=${ring}></span>
       </div>
     </div>
     <footer>
@@ -120,42 +124,36 @@ function Tools({ brush, setBrush, painting, longest }) {
   </div>`;
 }
 
-function brushEvents(painting, brush) {
+function brushEvents(painting, brush, setPlace) {
   const at = (event) => {
     const box = event.target.getBoundingClientRect();
     const scale = event.target.width / box.width;
     return { x: (event.clientX - box.left) * scale, y: (event.clientY - box.top) * scale };
   };
+  const go = (to, isPainting) => {
+    if (isPainting) painting.current.stroke(painting.current.last, to, brush);
+    painting.current.last = to;
+    setPlace(to);
+  };
   return {
     onPointerDown(event) {
       event.target.setPointerCapture(event.pointerId);
       painting.current.remember();
-      painting.current.last = at(event);
-      painting.current.stroke(painting.current.last, painting.current.last, brush);
+      go(at(event), false);
+      go(at(event), true);
     },
-    onPointerMove(event) {
-      if (!event.target.hasPointerCapture(event.pointerId)) return;
-      const to = at(event);
-      painting.current.stroke(painting.current.last, to, brush);
-      painting.current.last = to;
-    },
-    onKeyDown: (event) => onKey(event, painting.current, brush),
+    onPointerMove: (event) => go(at(event), event.target.hasPointerCapture(event.pointerId)),
+    onKeyDown: (event) => onKey(event, painting.current, brush, go),
   };
 }
 
-function onKey(event, painting, brush) {
-  const { canvas } = painting;
-  const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1] };
-  const from = painting.last ?? { x: canvas.width / 2, y: canvas.height / 2 };
-  if (event.key === " ") {
-    painting.remember();
-    painting.stroke(from, from, brush);
-  } else if (moves[event.key]) {
-    const [x, y] = moves[event.key].map((way) => (way * brush.size) / 2);
-    painting.last = { x: Math.min(canvas.width, Math.max(0, from.x + x)), y: Math.min(canvas.height, Math.max(0, from.y + y)) };
-    if (event.shiftKey) painting.stroke(from, painting.last, brush);
-  } else {
-    return;
-  }
+function onKey(event, painting, brush, go) {
+  const { canvas, last } = painting;
+  const [x, y] = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, -1], ArrowDown: [0, 1], " ": [0, 0] }[event.key] ?? [];
+  if (x === undefined) return;
+  const isPainting = event.key === " " || event.shiftKey;
+  if (isPainting) painting.remember();
+  const within = (value, most) => Math.min(most, Math.max(0, value));
+  go({ x: within(last.x + (x * brush.size) / 2, canvas.width), y: within(last.y + (y * brush.size) / 2, canvas.height) }, isPainting);
   event.preventDefault();
 }

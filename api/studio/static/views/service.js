@@ -22,11 +22,12 @@ export function Service() {
     ${health && html`<${Health} health=${health} backends=${backends} />`}
     <section>
       <h2>Models</h2>
+      ${!list && html`<p class="hint">Loading…</p>`}
       <ul class="rows">${(list ?? []).map((model) => html`<${ModelRow} key=${model.name} model=${model} isAdmin=${rights?.is_admin} />`)}</ul>
     </section>
     <section>
       <h2>Workers</h2>
-      ${workers.length === 0 && html`<p class="hint">No worker is running. Jobs wait until one starts.</p>`}
+      ${list && workers.length === 0 && html`<p class="hint">No worker is running. Jobs wait until one starts.</p>`}
       <ul class="rows">${workers.map((worker) => html`<${WorkerRow} key=${worker.id} worker=${worker} />`)}</ul>
     </section>
     ${rights?.is_admin && html`<section>

@@ -55,4 +55,3 @@ function Side({ name, label, range, value }) {
     <input type="number" min=${range.min} max=${range.max} step=${range.step} value=${value} onChange=${set} />
   </label>`;
 }
-

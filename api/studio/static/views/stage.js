@@ -1,9 +1,9 @@
 // The job that was made last: its preview becoming clear, then its images and what can be done with them.
 import { html } from "../vendor/htm-preact.js";
-import { downloadImage, focusPrompt, runAgain, useAsInput, vary } from "../state/actions.js";
+import { downloadImage, downloadImages, focusPrompt, runAgain, useAsInput, vary } from "../state/actions.js";
 import { session } from "../state/api.js";
 import { form } from "../state/form.js";
-import { cancel, isUnfinished, jobs, openOfTab, setPinned } from "../state/jobs.js";
+import { cancel, isUnfinished, jobs, mark, openOfTab, setPinned } from "../state/jobs.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress, Unfinished } from "./progress.js";
@@ -47,26 +47,27 @@ function Current({ job, onOpen }) {
 
 function Shown({ job, onOpen }) {
   if (job.state === "succeeded" && job.images.length) {
-    return html`<div class=${`stage-images count-${Math.min(4, job.images.length)}`}>
+    return html`<div class=${`stage-images count-${Math.min(5, job.images.length)}`}>
       ${job.images.map((image) => html`<button type="button" key=${image.index} class="image-button" aria-label=${`Open image ${image.index + 1}: ${job.title}`} onClick=${() => onOpen(job.id, image.index)}>
         <${StoredImage} image=${image} alt=${job.title} width=${image.width} height=${image.height} />
       </button>`)}
     </div>`;
   }
   return html`<div class="stage-picture">
-    ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.title}`} onLoad=${() => performance.mark("imagegen:preview-shown")} />` : html`<${Icon} name="image" />`}
+    ${job.preview ? html`<img src=${job.preview} alt=${`Preview of ${job.title}`} onLoad=${() => mark("preview-shown")} />` : html`<${Icon} name="image" />`}
   </div>`;
 }
 
 function Actions({ job }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [image] = job.images;
-  return html`<div class="actions" role="group" aria-label="What to do with it">
+  const isOne = job.images.length === 1;
+  return html`<div class="actions" role="group" aria-label="Actions">
     ${mayWrite && html`<button type="button" onClick=${() => vary(job)}><${Icon} name="vary" /> Vary</button>`}
     ${mayWrite && html`<button type="button" onClick=${() => runAgain(job)}><${Icon} name="again" /> Again</button>`}
     ${image && mayWrite && html`<button type="button" onClick=${() => useAsInput(job, image)}><${Icon} name="brush" /> Use as input</button>`}
     ${image && mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
-    ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
+    ${image && html`<${IconButton} icon="download" label=${isOne ? "Download" : `Download all ${job.images.length} images`} onClick=${() => (isOne ? downloadImage(job, image) : downloadImages([job.id]))} />`}
   </div>`;
 }
 

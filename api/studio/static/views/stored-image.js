@@ -1,6 +1,6 @@
 // An image of a job. One that does not come, as without a network, is asked for again until it is there or known to be gone.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
-import { imageUrl, statusOf } from "../state/api.js";
+import { imageUrl } from "../state/api.js";
 import { connection } from "../state/events.js";
 import { read } from "../state/jobs.js";
 
@@ -24,8 +24,9 @@ export function StoredImage({ image, isThumbnail = false, onGone, ...attributes 
     if (!hasFailed) return undefined;
     let timer = null;
     const again = () => set({ attempt: attempt + 1, hasFailed: false });
-    statusOf(url).then((status) => {
-      const isGone = status === 404 || (attempt >= MAX_ATTEMPTS && connection.get().isOnline);
+    const options = { headers: { Range: "bytes=0-0" }, cache: "no-store" };
+    fetch(url, options).then(({ status }) => status, () => 0).then((status) => {
+      const isGone = status === 404 || (!status && attempt >= MAX_ATTEMPTS && connection.get().isOnline);
       // Links work for a limited time. The job has fresh ones.
       if (status === 401) read(/[0-9a-f-]{36}/.exec(url)[0]).catch(() => {});
       if (isGone) onGone?.();

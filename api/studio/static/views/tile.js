@@ -16,7 +16,7 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [isGone, setGone] = useState(false);
   if (!job) return null;
-  const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, 0));
+  const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, job.images[0]?.index ?? 0));
   // A tile without an image is named by the text in it.
   const name = isGone || job.state !== "succeeded" ? null : job.title;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>

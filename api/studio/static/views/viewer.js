@@ -22,7 +22,7 @@ function neighbours(id, index) {
   });
   const at = places.findIndex((place) => place.id === id && place.index === index);
   if (at > places.length - 5) loadMore();
-  return { previous: places[at - 1], next: places[at + 1] };
+  return at < 0 ? {} : { previous: places[at - 1], next: places[at + 1] };
 }
 
 export function Viewer({ id, index, onMove, onClose }) {
@@ -31,8 +31,9 @@ export function Viewer({ id, index, onMove, onClose }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [zoom, setZoom] = useState(1);
   const [isComparing, setComparing] = useState(false);
-  // Restored jobs are neighbours again.
+  // Restored jobs are neighbours again, and so are those that come.
   useStore(jobs, ({ hidden }) => hidden);
+  useStore(jobs, ({ ids }) => ids);
   const level = useModal(dialog);
   useEffect(() => dialog.current.focus(), []);
   // Buttons that vanish take the focus with them, and the keys would do nothing any more.

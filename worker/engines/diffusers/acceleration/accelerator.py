@@ -26,25 +26,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DenoiserPlan:
-    """What is to be accelerated, and for what."""
+    """The denoiser to accelerate, and all that decides how."""
 
     denoiser: Any
     device: torch.device
     level: Level
     identity: tuple[object, ...]
-    """All that results depend on beside versions and device: the model's files, its precision."""
+    """What measurements depend on besides versions and device: the model's files and its precision."""
     folder: Path | None = None
-    """Keeps measured decisions and compiled code; None keeps them as long as this process."""
+    """Where measured decisions and compiled code are kept; None keeps them until this process ends."""
     distilled: bool = True
     is_resident: bool = True
     """Whether all its weights stay on the device."""
 
 
 class Accelerator:
-    """Not thread-safe. Whatever it cannot do it leaves, and the model runs as usual."""
+    """Not thread-safe. If an acceleration is not possible, the model runs without it."""
 
     def __init__(self, plan: DenoiserPlan, backend: CudaGraphBackend | None = None) -> None:
-        """`backend` captures graphs; by default, CUDA does on CUDA devices."""
+        """`backend` captures graphs; the default is CUDA's on CUDA devices, and none elsewhere."""
         self._plan = plan
         card = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else plan.device.type
         identity = (*plan.identity, plan.level.name, card, torch.__version__)
@@ -66,7 +66,7 @@ class Accelerator:
             logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
             return
         runs = [partial(run, size, count) for size in sizes for count in images]
-        # Once as it is: the libraries set themselves up.
+        # The first run is not accelerated: libraries set up their workspaces in it.
         call = SampleCall.record(plan.denoiser, runs[0])
         candidate = attention.candidate_for(plan.device)
         self._attention = attention.choose_attention(plan.denoiser, call, plan.device, candidate, self._decisions)
@@ -80,7 +80,7 @@ class Accelerator:
 
     @contextmanager
     def active(self, loras: Hashable, steps: int) -> Iterator[None]:
-        """For one call of the pipeline, with these LoRAs and steps."""
+        """Accelerate one call of the pipeline, with these LoRAs and steps."""
         plan = self._plan
         with ExitStack() as active:
             active.enter_context(attention.using(self._attention))

@@ -56,7 +56,8 @@ class CompiledCode:
             if saved is None:
                 return
             self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            staged = self._file.with_suffix(f".{os.getpid()}")
+            # Processes of two containers may have the same number.
+            staged = self._file.with_suffix(f".{platform.node()}-{os.getpid()}")
             # Loading it runs code, so nobody else may write it.
             with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(saved[0])

@@ -24,10 +24,10 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class CompiledDenoiser:
-    """What became of compiling. Shapes that were not compiled run as usual: no request waits for a compiler."""
+    """The result of compiling. Other shapes run uncompiled: no request waits for a compiler."""
 
     forward: Callable[..., Any] | None = None
-    """To call in place of the denoiser's own; None where its blocks are compiled, or nothing is."""
+    """Replaces the denoiser's forward; None if its blocks are compiled, or nothing is."""
     is_used: bool = False
     ratio: float | None = None
     """The time of a compiled call, as a share of the usual one."""
@@ -36,7 +36,7 @@ class CompiledDenoiser:
     sizes: Sequence[str] = ()
 
     def active(self) -> AbstractContextManager[object]:
-        """For the time of a pipeline call; other models in this process may be compiled for other sizes."""
+        """Use the compiled code for a pipeline call: other models of this process may be compiled for other sizes."""
         stance: AbstractContextManager[object] = torch.compiler.set_stance(
             "eager_on_recompile" if self.is_used else "force_eager"
         )
@@ -72,7 +72,7 @@ def compile_denoiser(
         return CompiledDenoiser()
     if not was_kept:
         code.save()
-    # A CPU gains little, but there the operator has chosen the sizes.
+    # On a CPU the gain is small, but the operator asked for these sizes.
     is_used = device.type != "cuda" or ratio <= WORTHWHILE
     seconds = time.monotonic() - begin
     kept, used = " from kept code" if was_kept else "", "" if is_used else ": not used"

@@ -20,12 +20,12 @@ GUIDER, SCALE = "guider", "guidance_scale"
 #: Blocks with code of their own, beside the index.
 _CODE_FILE, _CODE = "modular_config.json", "auto_map"
 
-# It reports every exception that passes through a block, even that of a cancelled job; the caller gets it anyway.
+# diffusers logs every exception in a block, even that of a cancelled job. The caller handles it anyway.
 logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
 
 
 class ModularCall:
-    """The ways of other pipelines that modular ones lack. Comes before them in the order of base classes."""
+    """Methods of other pipelines that modular ones lack. It precedes them in the order of base classes."""
 
     #: The order in which parts compute; see DiffusionPipeline.
     model_cpu_offload_seq: ClassVar[str] = "text_encoder->text_encoder_2->text_encoder_3->transformer->unet->vae"
@@ -34,17 +34,17 @@ class ModularCall:
 
     @property
     def num_timesteps(self: Any) -> int:
-        """Those of the schedule that are left for a start from an image."""
+        """The timesteps that remain if the image starts from another one."""
         return len(self.scheduler.timesteps) - (getattr(self.scheduler, "begin_index", None) or 0)
 
     def set_progress_bar_config(self: Any, **config: Any) -> None:
-        """Of all blocks, however deep: its own method reaches the outermost only."""
+        """Configure all nested blocks: diffusers' own method reaches the outermost only."""
         for block in _all_blocks(self._blocks):
             if hasattr(block, "set_progress_bar_config"):
                 block.set_progress_bar_config(**config)
 
     def _guide(self: Any, scale: float) -> None:
-        """Up to a certain scale, the second prediction would be weighed by nothing."""
+        """Set the scale. Up to a certain one, the second prediction has no weight and is left out."""
         least = 0.0 if self.guider.config.get("use_original_formulation") else 1.0
         self.guider = self.guider.new(guidance_scale=scale, enabled=scale > least)
 

@@ -1,4 +1,4 @@
-"""The installed pipeline that runs a model, and what its signature tells."""
+"""The installed pipeline that runs a model, and what follows from its signature."""
 
 import inspect
 import re

@@ -52,7 +52,7 @@ def find_loras(folder: Path) -> dict[str, Path]:
 
 
 def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
-    """Words for prompts that LoRAs were trained with, by their names: of files that tell them."""
+    """Trigger words of LoRAs by their names, if their files contain any."""
     return {name: words for name, file in loras.items() if (words := _words_in(file))}
 
 

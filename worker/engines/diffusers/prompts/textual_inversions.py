@@ -22,9 +22,9 @@ from worker.engines.diffusers.prompts.embedding_files import (
 from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
 from worker.models.contents.fingerprint import revision_of
 
-#: Of all files that are loaded together.
+#: Limit for all loaded files together.
 MAX_VECTORS = 1024
-#: The words that stand for vectors. Nobody writes them, and tokenizers take each as one token.
+#: The words that stand for vectors. They do not occur in prompts, and tokenizers take each as one token.
 _WORD = re.compile(r"<embedding-(\d+)>(?: ?<embedding-\d+>)*")
 
 
@@ -72,7 +72,7 @@ class TextualInversions:
     pipelines: Pipelines
     folder: Path | None
     forget: Callable[[], None]
-    """Called when words stand for other vectors than before."""
+    """Called when words begin to stand for other vectors, to clear caches."""
     _loaded: dict[str, _Loaded] = field(default_factory=dict)
     _used: int = 0
 
