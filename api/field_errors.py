@@ -86,8 +86,13 @@ def validate(model: type[M], fields: Any) -> M:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        problems = error.errors(include_url=False, include_input=False)
-        raise RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems]) from None
+        raise request_error(error) from None
+
+
+def request_error(error: ValidationError) -> RequestValidationError:
+    """The same as FastAPI raises it for a body, without what was sent."""
+    problems = error.errors(include_url=False, include_input=False)
+    return RequestValidationError([{**problem, "loc": ("body", *problem["loc"])} for problem in problems])
 
 
 def describe_error(problem: Mapping[str, Any]) -> str:

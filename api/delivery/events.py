@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import redis.exceptions
+from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
@@ -59,6 +60,9 @@ class EventHub:
         self._make_connection = make_connection
         self._channel = jobs.channel
         self._ping = partial(store.run, jobs.ping_listeners())
+        #: Ends the present subscription at once.
+        self._use: asyncio.Timeout | None = None
+        store.on_replica(self._resubscribe)
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
         self.on_event: Callable[[JobEvent], None] = lambda _: None
@@ -99,18 +103,26 @@ class EventHub:
     async def _subscribe(self) -> None:
         connection = self._make_connection()
         try:
-            async for message in subscribe(connection, self._channel, self._ping):
-                if message is None:
-                    self._catch_up_all()
-                else:
-                    self._notify(JobEvent.parse(message))
+            async with asyncio.timeout(None) as self._use:
+                async for message in subscribe(connection, self._channel, self._ping):
+                    if message is None:
+                        self._catch_up_all()
+                    else:
+                        self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
             logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
         except Exception:
             # Every waiting request depends on this task: it must not end.
             logger.exception("the event subscription failed; subscribing again")
         finally:
+            self._use = None
             await connection.disconnect(nowait=True)
+
+    def _resubscribe(self) -> None:
+        """A replica hears nothing until it is linked to its successor, and never of what was published before."""
+        if self._use is not None:
+            self._use.reschedule(asyncio.get_running_loop().time())
+            self._use = None
 
     def _notify(self, event: JobEvent) -> None:
         self.on_event(event)
@@ -209,3 +221,9 @@ def format_event(
         case _:
             data = event.data
     return format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
+
+
+def event_stream(events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> StreamingResponse:
+    """The answer with these Server-Sent Events, which no proxy may hold back."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import math
 import os
 import shutil
 import sys
@@ -14,6 +15,7 @@ from compose.cli.client_error import ClientError, errors_as_one_sentence
 from compose.cli.logs import PROCESSES, print_logs
 from compose.cli.models import models
 from shared.access.api_keys import Scope
+from shared.observability.logs import open_standard_streams
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -23,7 +25,6 @@ if TYPE_CHECKING:
     from compose.cli.client import ApiClient
 
 # Each command imports what it needs, so that `imagegen up` does not wait for the modules of `imagegen doctor`.
-_STDERR = 2
 
 cli = typer.Typer(
     no_args_is_help=True,
@@ -93,6 +94,8 @@ def generate(
 
     console = create_console()
     with errors_as_one_sentence():
+        if not all(map(math.isfinite, (strength or 0, guidance or 0))):
+            raise ClientError("--strength and --guidance must be finite numbers.")
         client = _client(url, console)
         body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
         job = client.generate({k: v for k, v in body.items() if v is not None}, output)
@@ -244,10 +247,7 @@ def _service(url: str | None) -> tuple[str, str | None]:
 
 
 def main() -> None:
-    # The next files would get the descriptors of closed standard streams, and what is printed would go into them.
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
-        pass
-    os.close(descriptor)
+    open_standard_streams()
     for stream in (sys.stdout, sys.stderr):
         # A character that the terminal's encoding lacks must not be an error.
         if isinstance(stream, io.TextIOWrapper):

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 import sys
 import threading
 from collections.abc import Iterable, Iterator, Mapping
@@ -21,6 +22,8 @@ _LEVELS = {
 }
 #: Fields of JSON entries, set with `log_context` or `extra=`.
 FIELDS = ("job_id", "backend", "worker", "state", "method", "status", "milliseconds")
+
+_STDERR = 2
 
 LogFormat = Literal["text", "json"]
 _bound: ContextVar[Mapping[str, str]] = ContextVar("bound", default=MappingProxyType({}))
@@ -66,8 +69,19 @@ class TextFormatter(logging.Formatter):
         return line if job_id is None or job_id in line else f"{line} (job {job_id})"
 
 
+def open_standard_streams() -> None:
+    """The next files would get the descriptors of closed streams, and what is printed would go into them."""
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
+        os.set_inheritable(descriptor, True)
+    os.close(descriptor)
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+
+
 def configure_logging(log_format: LogFormat, **fields: str) -> None:
     """`fields` are added to every entry of this process. May be called again with more fields."""
+    open_standard_streams()
     # Not with logging.config, which imports a server of settings and every handler: 1 MB.
     handler = logging.StreamHandler()
     handler.setFormatter(JsonFormatter(fields) if log_format == "json" else TextFormatter())

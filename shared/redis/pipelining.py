@@ -51,6 +51,8 @@ class PipelinedConnection:
     def __init__(self, make_connection: MakeConnection, timeout_seconds: float) -> None:
         self._make_connection = make_connection
         self._timeout_seconds = timeout_seconds
+        #: Called when the server has become a replica.
+        self.on_replica: Callable[[], None] = lambda: None
         self._unsent: deque[_Command] = deque()
         self._sent: deque[_Command] = deque()
         self._changed = asyncio.Event()
@@ -124,6 +126,7 @@ class PipelinedConnection:
             except redis.exceptions.ResponseError as error:
                 # A server that has become a replica keeps its connections; its name may lead to its successor by now.
                 if is_of_replica(error) and not self._sent[0].is_repeated:
+                    self.on_replica()
                     raise
                 reply = error
             self._sent.popleft().settle(reply)

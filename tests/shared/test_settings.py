@@ -36,7 +36,7 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("SD_PUBLIC_URL", "https://example.com/#5ecret"),
         ("SD_PUBLIC_URL", "https://example.com:5ecret"),
         ("SD_PUBLIC_URL", "https://[5ecret"),
-        ("SD_PUBLIC_URL", "https://example.com/5 ecret"),
+        ("SD_PUBLIC_URL", "https://example.com/a 5ecret"),
         ("SD_LOG_FORMAT", "5ecret"),
         ("SD_JOB_TIMEOUT_SECONDS", "0"),
         ("SD_MAX_PIXELS", "-5"),

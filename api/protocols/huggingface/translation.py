@@ -24,6 +24,8 @@ def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
     # The address says which.
     fields.pop("model", None)
     fields |= {**model, **_inputs(body.get("inputs"), parameters), **_size(parameters)}
+    if "prompt" not in parameters:
+        translation.names["prompt"] = "inputs"
     fields.setdefault("fit_size", True)
     return translation
 

@@ -1,19 +1,21 @@
 """The MCP server and its tools. Importing this module loads the SDK."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
-from pydantic import Field
+from pydantic import Field, ValidationError
 
-from api.field_errors import near_field, summarize
+from api.field_errors import near_field, request_error
 from api.intake.submissions import MAX_UNKNOWN, NAME
-from api.problems import invalid_request
+from api.problems import invalid_request, problem_of
 from api.protocols.mcp import calls, results
 from api.services import Services
-from shared.errors import ImagegenError, InvalidRequest
+from shared.errors import ImagegenError
 
 INSTRUCTIONS = """Makes and edits images. A tool waits up to 45 seconds for its job. A job that takes longer goes on:
 call wait_for_job with its id. Results show small previews and link to the full images."""
@@ -52,7 +54,12 @@ class _Server(MCPServer[Any]):
         for argument in unknown[:MAX_UNKNOWN]:
             if (near := near_field(argument, known)) is not None:
                 raise ToolError(f"{argument} is not a known argument; perhaps you mean {near} (invalid-request)")
-        result = await super().call_tool(name, arguments, context)
+        try:
+            result = await super().call_tool(name, arguments, context)
+        except ToolError as error:
+            if isinstance(error.__cause__, ValidationError):
+                raise ToolError(_text(request_error(error.__cause__))) from error.__cause__
+            raise
         if isinstance(result, CallToolResult) and unknown:
             text = f"Warning: this tool has no argument {', '.join(unknown[:MAX_UNKNOWN])}."
             result.content.append(TextContent(type="text", text=text))
@@ -146,7 +153,7 @@ class _Tools:
         ] = "preview",
     ) -> CallToolResult:
         """Show one image of a finished job."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.image_result(call, await call.find(job_id), index, full=size == "full")
 
@@ -157,38 +164,37 @@ class _Tools:
         seconds: Seconds = calls.WAIT_SECONDS,
     ) -> CallToolResult:
         """Wait for a job, and return its images once it has finished."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.job_result(call, await call.wait(job_id, seconds))
 
     async def cancel_job(self, ctx: Context[Any, Any], job_id: JobId) -> CallToolResult:
         """Cancel a queued job at once, or a running one at its next step."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.job_result(call, await call.cancel(job_id))
 
     async def list_models(self) -> CallToolResult:
         """List the models, with what each can do and how it is best used."""
-        with _ToolErrors():
+        with _tool_errors():
             return results.models_result(await self._services.models())
 
     async def _generate(self, ctx: Context[Any, Any], fields: dict[str, Any]) -> CallToolResult:
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             given = {name: value for name, value in fields.items() if value is not None}
             return await results.job_result(call, await call.generate(given))
 
 
-class _ToolErrors:
-    """Turns our errors into results that the model reads; the SDK hides the text of all others."""
+@contextmanager
+def _tool_errors() -> Iterator[None]:
+    """Turn our errors into results that the model reads; the SDK hides the text of all others."""
+    try:
+        yield
+    except (ImagegenError, RequestValidationError) as raised:
+        raise ToolError(_text(raised)) from raised
 
-    def __enter__(self) -> None:
-        pass
 
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, RequestValidationError):
-            error = invalid_request(error)
-        if isinstance(error, ImagegenError):
-            fields = error.errors if isinstance(error, InvalidRequest) else ()
-            detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields)
-            raise ToolError(f"{detail or error.detail} ({error.code})") from error
+def _text(raised: ImagegenError | RequestValidationError) -> str:
+    error = invalid_request(raised) if isinstance(raised, RequestValidationError) else raised
+    return f"{problem_of(error).detail} ({error.code})"

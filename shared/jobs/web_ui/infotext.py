@@ -18,7 +18,7 @@ PROMPT_KEY, NEGATIVE_KEY = "Prompt", "Negative prompt"
 #: With fewer settings, the last line is part of the prompt.
 MIN_SETTINGS = 3
 MAX_SETTINGS_LENGTH = 64 * 1024
-_SETTING = re.compile(r'\s*+(\w[\w \-/]{0,63}+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
+_SETTING = re.compile(r'(\w[\w \-/]{0,63}+):\s*+("(?:\\.|[^\\"])++"|[^,]*+)(?:,|$)')
 _SIZE = re.compile(r"(\d{1,9})x(\d{1,9})")
 
 

@@ -223,8 +223,8 @@ def test_a_stream_that_is_dropped_leaves_the_job_running(api: Api) -> None:
     [
         ({}, "inputs"),
         ({"inputs": "x", "parameters": 3}, "parameters"),
-        ({"inputs": 3}, "prompt"),
-        ({"inputs": {"x": 1}}, "prompt"),
+        ({"inputs": 3}, "inputs must be text"),
+        ({"inputs": {"x": 1}}, "inputs must be text"),
         ({"inputs": "nonsense", "parameters": {"prompt": "x"}}, "image"),
         ({"inputs": HTML, "parameters": {"prompt": "x"}}, "image"),
         ({"inputs": "x", "parameters": {"target_size": 3}}, "target_size"),

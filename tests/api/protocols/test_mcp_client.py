@@ -180,8 +180,9 @@ def test_models_are_listed_with_what_they_can_do(sd: Stack) -> None:
     [
         ({"prompt": "x", "width": 17}, "width"),
         ({"prompt": "x", "model": "no-such-model"}, "No model has this name"),
-        ({"prompt": ""}, "prompt"),
-        ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": ""}, "prompt must not be empty. (invalid-request)"),
+        ({"prompt": "x", "seed": -1}, "seed must be at least 0. (invalid-request)"),
+        ({"seed": 1}, "prompt is missing. (invalid-request)"),
         ({"prompt": "x\0"}, "prompt must not contain control characters"),
         ({"prompt": "x", "negative_prompt": "y" * 5000}, "negative_prompt may have at most 4000 characters"),
         ({"prompt": "x", "sed": 1}, "sed is not a known argument; perhaps you mean seed"),

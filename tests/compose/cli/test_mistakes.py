@@ -100,6 +100,12 @@ def test_a_malformed_url_is_refused_with_an_example(url: str, error_of: RunFaili
     assert "write it like --url http://localhost:7860" in error_of("status", "--url", url)
 
 
+@pytest.mark.parametrize("option", ["--guidance", "--strength"])
+@pytest.mark.parametrize("number", ["nan", "inf"])
+def test_a_number_that_json_lacks_is_not_blamed_on_the_server(option: str, number: str, error_of: RunFailing) -> None:
+    assert "must be finite numbers" in error_of("generate", "x", option, number, "--url", "http://127.0.0.1:1")
+
+
 def test_an_image_that_cannot_be_saved_is_not_generated(tmp_path: Path, error_of: RunFailing) -> None:
     (tmp_path / "folder.png").mkdir()
     url = f"http://127.0.0.1:{free_port()}"

@@ -10,7 +10,8 @@ import pytest
 import requests
 
 from shared.errors import OutboundTimeout, ResponseTooLarge, Unreachable
-from shared.net.outbound import OutboundClient
+from shared.net.address_policy import IpAddress
+from shared.net.outbound import MAX_LOOKUPS, OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
 from tests.shared.outbound.servers import OK, Act, Script, Server, hang, redirect, repeat, send, serve
 
@@ -218,3 +219,21 @@ def test_an_exception_of_the_sink_ends_the_exchange_and_is_raised(
         caller.get(sink=fail)
 
     assert raised.type is error
+
+
+def test_lookups_go_on_once_the_system_allows_threads_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    def find_nothing(_: str) -> list[IpAddress]:
+        raise OSError("no such name")
+
+    client = OutboundClient(resolve=find_nothing)
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        for _ in range(MAX_LOOKUPS + 1):
+            with pytest.raises(Unreachable, match="no further thread"):
+                client.send("GET", "http://example.com/", timeout_seconds=TIMEOUT_SECONDS, max_bytes=1)
+
+    with pytest.raises(Unreachable, match="cannot be resolved"):
+        client.send("GET", "http://example.com/", timeout_seconds=MAX_SECONDS, max_bytes=1)

@@ -25,6 +25,8 @@ FAULTS = {
     "full": ("CONFIG SET maxmemory 1", "CONFIG SET maxmemory 0"),
     "a replica": ("REPLICAOF 127.0.0.1 1", "REPLICAOF NO ONE"),
     "without enough replicas": ("CONFIG SET min-replicas-to-write 1", "CONFIG SET min-replicas-to-write 0"),
+    "denied scripts": ("ACL SETUSER default -@scripting", "ACL SETUSER default +@all"),
+    "denied keys": ("ACL SETUSER default resetkeys", "ACL SETUSER default allkeys"),
 }
 WRITE = Workers("store:").unregister("nobody")
 

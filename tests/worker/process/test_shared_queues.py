@@ -1,6 +1,8 @@
 """Workers that share a queue and a name keep to their own jobs and records; a new worker finds waiting jobs."""
 
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
@@ -48,3 +50,21 @@ def test_a_new_worker_finds_a_waiting_job_whose_wake_up_was_lost(service: Stack,
 
     assert service.api.wait_until_done(job_id)["state"] == "succeeded"
     worker.stop()
+
+
+def test_a_worker_without_standard_streams_runs_jobs(service: Stack) -> None:
+    job_id = submit_job(service, prompt="x")
+
+    command = f"exec {sys.executable} -m worker.main null@closed <&- >&- 2>&-"
+    worker = service.run(["sh", "-c", command], SD_BACKEND="null")
+
+    assert service.api.wait_until_done(job_id)["state"] == "succeeded"
+    worker.stop()
+
+
+def test_the_database_in_the_query_of_the_url_is_that_of_the_wake_ups(redis_url: str, tmp_path: Path) -> None:
+    with Stack(f"{redis_url}?db=1", tmp_path, SD_BACKENDS="null") as stack:
+        stack.start_api()
+        stack.start_worker("null")
+
+        assert stack.api.wait_until_done(submit_job(stack, prompt="x"))["state"] == "succeeded"

@@ -59,5 +59,7 @@ def test_hostile_texts_cost_little(hostile: str) -> None:
     text, begin = hostile * (1_000_000 // len(hostile)), time.process_time()
 
     parse_infotext(text)
+    # White space at the ends is stripped.
+    parse_infotext(f"a{text}a")
 
     assert time.process_time() - begin < 1
