@@ -5,14 +5,14 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence, Set
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
 from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
-from worker.engines.base import Engine, OnLoad, Sizes
+from worker.engines.base import Engine, OnLoad, PooledEngine, Sizes
 from worker.engines.held_models import HeldModel, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
@@ -35,6 +35,8 @@ class LoadedModels:
     clock: Callable[[], float] = time.monotonic
     pinned: Set[str] = frozenset()
     """Models that are never evicted."""
+    guard: Callable[[str, str | None], AbstractContextManager[None]] = lambda *_: nullcontext()
+    """Surrounds the load of each model but the default one, by its revision. May raise ModelUnavailable."""
     _models: dict[str, HeldModel] = field(default_factory=dict)
     _failures: dict[tuple[str, str | None], tuple[float, ImagegenError]] = field(default_factory=dict)
     _changing: threading.RLock = field(default_factory=threading.RLock)
@@ -126,7 +128,7 @@ class LoadedModels:
             expected = self.loader.expected_sizes(model)
             report(0, sum(expected.values()))
             self._make_room(model, expected)
-            engine = self._evicting_others(model, lambda: self.loader.load(model, report))
+            engine = self._evicting_others(model, lambda: self._guarded_load(model, revision, report))
         except Exception as error:
             failure = _failure(model, error)
             _clear_frames(error)
@@ -142,6 +144,11 @@ class LoadedModels:
         self.listener.loaded(held, seconds)
         self._tell()
         return held
+
+    def _guarded_load(self, model: str, revision: str | None, on_load: OnLoad) -> PooledEngine:
+        # Without its default model the worker does not start, and its supervisor limits the retries.
+        with nullcontext() if model == self.default_model else self.guard(model, revision):
+            return self.loader.load(model, on_load)
 
     def _evicting_others(self, model: str, action: Callable[[], T]) -> T:
         """Repeat the action, and evict one other model after the other, while it runs out of memory."""

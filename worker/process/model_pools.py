@@ -12,45 +12,12 @@ from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
-from worker.engines.base import OnLoad, PooledEngine, Sizes
 from worker.engines.held_models import ModelLoader
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name
 from worker.records.recovery import WorkerIdentity
-
-
-@dataclass(frozen=True)
-class GuardedLoader:
-    """Loads models, except those whose loads keep ending the process."""
-
-    loader: ModelLoader
-    guard: LoadGuard
-
-    @property
-    def default_model(self) -> str:
-        return self.loader.default_model
-
-    def capabilities(self, model: str) -> Capabilities:
-        return self.loader.capabilities(model)
-
-    def revision(self, model: str) -> str | None:
-        return self.loader.revision(model)
-
-    def expected_sizes(self, model: str) -> Sizes:
-        return self.loader.expected_sizes(model)
-
-    def load(self, model: str, on_load: OnLoad) -> PooledEngine:
-        if model == self.default_model:
-            # Without its default model the worker does not start, and its supervisor limits the retries.
-            return self.loader.load(model, on_load)
-        revision = self.loader.revision(model)
-        self.guard.begin(model, revision)
-        try:
-            return self.loader.load(model, on_load)
-        finally:
-            self.guard.end(model, revision)
 
 
 @dataclass(frozen=True)
@@ -74,14 +41,14 @@ def create_pool(
 ) -> ModelPool:
     backend, records = settings.backend, ModelRecords(settings.redis_prefix)
     reports = ModelReports(store, records, backend, heartbeat)
-    guarded = GuardedLoader(loader, LoadGuard(store, records, backend))
     free_main_memory = partial(main_memory_share, settings.host_workers)
     budget: MemoryBudget = (
         FixedBudget(settings.model_memory_bytes, has_device_memory, free_main_memory)
         if settings.model_memory_bytes
         else MeasuredBudget(free_device_memory, free_main_memory)
     )
-    models = LoadedModels(guarded, budget, reports, settings.model_keep_alive_seconds)
+    guard = LoadGuard(store, records, backend).around
+    models = LoadedModels(loader, budget, reports, settings.model_keep_alive_seconds, guard=guard)
     source = source_name(settings.model_dir, loader.default_model)
     upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, scan, reports)
     return ModelPool(models, upkeep)

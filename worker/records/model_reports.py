@@ -5,8 +5,8 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from shared.errors import ImagegenError, ModelUnavailable, StoreUnavailable
@@ -42,6 +42,15 @@ class LoadGuard:
 
     def __init__(self, store: Store, records: ModelRecords, backend: Backend) -> None:
         self._store, self._records, self._backend = store, records, backend
+
+    @contextmanager
+    def around(self, model: str, revision: str | None) -> Iterator[None]:
+        """For the time of a load. Raises what `begin` raises."""
+        self.begin(model, revision)
+        try:
+            yield
+        finally:
+            self.end(model, revision)
 
     def begin(self, model: str, revision: str | None) -> None:
         """Raises ModelUnavailable if too many loads of these files have not ended."""

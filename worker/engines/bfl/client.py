@@ -6,8 +6,7 @@ import logging
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 from urllib.parse import quote
 
 from pydantic import SecretStr
@@ -74,10 +73,7 @@ class BflClient:
         self._timeouts = timeouts
         self._http = Http(base_url, key, timeouts)
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
+    def close(self) -> None:
         self._http.close()
 
     def submit(self, model: str, body: io.BytesIO) -> ProviderTask:

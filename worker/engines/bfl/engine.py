@@ -3,7 +3,7 @@
 import io
 import logging
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -81,8 +81,8 @@ class FluxApi:
         with self._connect() as client:
             return client.credits()
 
-    def _connect(self) -> BflClient:
-        return BflClient(self._base_url, self._key, self._timeouts)
+    def _connect(self) -> AbstractContextManager[BflClient]:
+        return closing(BflClient(self._base_url, self._key, self._timeouts))
 
 
 @dataclass(frozen=True)

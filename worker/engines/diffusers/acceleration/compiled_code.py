@@ -29,7 +29,6 @@ class CompiledCode:
         versions = (torch.__version__, torch.version.cuda, torch.version.hip, diffusers.__version__)
         parts = (*versions, platform.python_version(), platform.machine(), *_hardware(device), *identity)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
-        self._folder = folder
         self._file = folder / f"compiled-{digest}.bin" if folder else None
 
     def load(self) -> bool:
@@ -50,20 +49,20 @@ class CompiledCode:
 
     def save(self) -> None:
         """Keep what this process has compiled."""
-        if self._file is None or self._folder is None:
+        if self._file is None:
             return
         try:
             saved = torch.compiler.save_cache_artifacts()
             if saved is None:
                 return
-            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
             # Processes of two containers may have the same number.
             staged = self._file.with_suffix(f".{platform.node()}-{os.getpid()}")
             # Loading it runs code, so nobody else may write it.
             with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(saved[0])
             staged.replace(self._file)
-            _prune(self._folder)
+            _prune(self._file.parent)
         except Exception as error:
             logger.warning("compiled code cannot be kept: %s", error)
 

@@ -48,12 +48,9 @@ class _Encoder:
         tokenizer.add_tokens(words)
         self._first: int = tokenizer.convert_tokens_to_ids(words[0])
         self._layer = encoder.get_input_embeddings()
+        self.width: int = self._layer.embedding_dim
         self._vectors = torch.zeros(MAX_VECTORS, self.width)
         self._layer.forward = functools.partial(self._read, self._layer.forward)
-
-    @property
-    def width(self) -> int:
-        return int(self._layer.weight.shape[1])
 
     def put(self, first: int, vectors: torch.Tensor) -> None:
         self._vectors[first : first + len(vectors)] = vectors
