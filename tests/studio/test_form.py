@@ -292,7 +292,12 @@ def test_a_mask_is_painted_inverted_undone_and_erased_with_the_keyboard(studio: 
     expect(page.get_by_role("img", name="Input 1: in.png, 64 by 64 pixels")).to_be_visible()
 
     page.get_by_role("button", name="Paint a mask").click()
-    page.get_by_role("application").press(" ")
+    canvas = page.get_by_role("application")
+    around = "(canvas) => canvas.nextElementSibling.getBoundingClientRect().left"
+    left = canvas.evaluate(around)
+    canvas.press("ArrowRight")
+    assert canvas.evaluate(around) > left
+    canvas.press(" ")
     # Beside the dialog, where strokes begin that are to cover an edge.
     page.mouse.click(5, 5)
     page.get_by_role("button", name="Invert").click()
