@@ -1,7 +1,7 @@
 """Explains what is wrong with a field in words that need no knowledge of Python."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from difflib import get_close_matches
 from typing import Any, TypeVar
 
@@ -95,7 +95,7 @@ def describe_error(problem: Mapping[str, Any]) -> str:
     kind, context = problem["type"], problem.get("ctx", {})
     match kind:
         case "json_invalid":
-            return "the body is not valid JSON"
+            return ": ".join(filter(None, ("the body is not valid JSON", problem["msg"])))
         case "extra_forbidden":
             return unknown_field(str(problem["loc"][-1]))
         case "enum" | "literal_error":
@@ -119,9 +119,16 @@ def unknown_field(name: str) -> str:
     """A message that suggests the field that was probably meant."""
     if not re.fullmatch(r"\w{1,32}", name, re.ASCII):
         return "the request has an unknown field"
-    fields = list(GenerationRequest.model_fields)
-    near = ALIASES.get(name.lower()) or next(iter(get_close_matches(name.lower(), fields, 1)), None)
+    near = near_field(name)
     return "is not a known field" + (f"; perhaps you mean {near}" if near else "")
+
+
+def near_field(name: str, fields: Set[str] = GenerationRequest.model_fields.keys()) -> str | None:
+    """What the caller of an unknown field probably means."""
+    alias = ALIASES.get(name.lower())
+    if alias is not None and fields >= {*alias.split(" and ")}:
+        return alias
+    return next(iter(get_close_matches(name.lower(), fields, 1)), None)
 
 
 def summarize(detail: str, errors: Sequence[FieldError]) -> str:

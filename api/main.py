@@ -60,7 +60,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
     rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
     outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
     stream_limit = StreamLimit(settings.max_event_streams)
-    event_hub = EventHub(connections, jobs.channel)
+    event_hub = EventHub(connections, store, jobs)
     sessions = CallerSessions(settings.redis_prefix)
     return Services(
         settings=settings,

@@ -103,7 +103,7 @@ class Problem(BaseModel):
     job_id: str | None = Field(
         default=None,
         exclude_if=lambda job_id: job_id is None,
-        description="Only for not-finished and store-unavailable: the job, which in the second case may not exist",
+        description="Only for not-finished and store-unavailable: the job; for store-unavailable, it may not exist",
     )
 
 
@@ -205,8 +205,13 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
     """Name the wrong fields without quoting what was sent."""
     if not isinstance(error, RequestValidationError):
         raise error
-    fields = [FieldError(_pointer(problem), describe_error(problem)) for problem in error.errors()[:MAX_FIELDS]]
-    return problem_response(new_problem(InvalidRequest.code, summarize("", fields), fields=fields))
+    return problem_response(problem_of(invalid_request(error)))
+
+
+def invalid_request(error: RequestValidationError) -> InvalidRequest:
+    """The same in our words."""
+    problems = error.errors()[:MAX_FIELDS]
+    return InvalidRequest(errors=[FieldError(_pointer(problem), describe_error(problem)) for problem in problems])
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -236,7 +241,7 @@ def _methods(request: Request) -> Iterator[str]:
 async def _on_bug(request: Request, error: Exception) -> Response:
     job = {"job_id": request.state.job_id} if hasattr(request.state, "job_id") else {}
     logger.error("unexpected error in %s %s", request.method, request.url.path, exc_info=error, extra=job)
-    return problem_response(new_problem(errors.InternalError.code, "An unexpected error; the service has logged it."))
+    return problem_response(new_problem(errors.InternalError.code, "An unexpected error occurred; it is in the log."))
 
 
 def _pointer(problem: Mapping[str, Any]) -> str:

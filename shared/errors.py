@@ -70,7 +70,7 @@ class InvalidRequest(RequestError):
 
 
 class UnsupportedMediaType(RequestError):
-    """Send the request as JSON, with the header `content-type: application/json`."""
+    """The media type is not supported; send JSON with the header `content-type: application/json`."""
 
     code = "unsupported-media-type"
 
@@ -82,7 +82,7 @@ class PayloadTooLarge(RequestError):
 
 
 class NotAcceptable(RequestError):
-    """The Accept header allows neither application/json nor the format of the image."""
+    """The Accept header allows none of these: application/json, image/png, image/jpeg, image/webp."""
 
     code = "not-acceptable"
 
@@ -140,7 +140,7 @@ class IdempotencyMismatch(RequestError):
 
 
 class MalformedRequest(RequestError):
-    """Malformed HTTP request."""
+    """The HTTP request is malformed."""
 
     code = "malformed-request"
 
@@ -173,7 +173,7 @@ class MisdirectedRequest(RequestError):
 
 
 class Unauthorized(RequestError):
-    """Send a valid API key as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic."""
+    """The API key is missing or invalid; send it as X-API-Key, Authorization: Bearer, or the password of HTTP Basic."""
 
     code = "unauthorized"
 
@@ -213,7 +213,7 @@ class BackendUnavailable(RequestError):
 
 
 class ModelNotFound(RequestError):
-    """No model has this name; GET /api/models lists all. Also of a job whose model was removed while it waited."""
+    """No model has this name; GET /api/models lists all. Jobs whose model is removed also fail with it."""
 
     code = "model-not-found"
 
@@ -233,7 +233,7 @@ class LicenceForbidden(RequestError):
 
 class ModelUnavailable(RequestError):
     """This model cannot be used now: it is incomplete, broken or still being downloaded; the detail says what is
-    missing. Also of a job whose model could not be loaded."""
+    missing. Jobs whose model cannot be loaded also fail with it."""
 
     code = "model-unavailable"
     retryable = True
@@ -241,7 +241,7 @@ class ModelUnavailable(RequestError):
 
 
 class ModelLoading(RequestError):
-    """This model is not in memory yet, and the caller does not want to wait; try again shortly."""
+    """This model is not in memory yet, and the request does not wait for it; try again shortly."""
 
     code = "model-loading"
     retryable = True
@@ -257,7 +257,7 @@ class StoreUnavailable(RequestError):
 
 
 class AcceptanceUnconfirmed(StoreUnavailable):
-    """The job store did not answer and may have accepted the job; the same request, sent again, returns that job."""
+    """The job store did not respond and may have accepted the job; the same request, sent again, returns that job."""
 
     def __init__(self, job_id: str) -> None:
         super().__init__()
@@ -395,6 +395,6 @@ class StorageUnavailable(JobFailure):
 
 
 class InternalError(JobFailure):
-    """An unexpected error; the log contains it under the job's id."""
+    """An unexpected error occurred; the log contains it with the job's id."""
 
     code = "internal-error"

@@ -18,19 +18,20 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
 Branch on `code`: a released code never changes. `detail` is a sentence for people; it may say more than the tables
 below, and for an invalid request it describes the first invalid field. `errors` lists all invalid fields by JSON
 pointer. `retryable` says whether the same request may succeed later; `Retry-After` says when, if that is known. Errors
-never quote the request and never contain tracebacks. `job_id` is the id of a job that
-is not finished yet, or of one that the service may have accepted without knowing.
+never quote the request and never contain tracebacks. `job_id` is the id of a job that continues (`not-finished`) or
+that may have been accepted (`store-unavailable`).
 
 `make fix` generates this page from `shared/errors.py` and `api/problems.py`.
 """
 
 REQUEST_ERRORS = """## Request errors
 
-The response to the request; no job is created.
+The response to the request. No job is created, unless the error has a `job_id`.
 """
 JOB_ERRORS = """## Job errors
 
 The `error` of a failed job. A request that waits for the job gets this status; `GET /api/jobs/{id}` gets 200.
+`invalid-image`, `storage-full`, `storage-unavailable` and `internal-error` may also be the response to a request.
 """
 
 

@@ -27,14 +27,14 @@ async def archive_images(storage: ObjectStore, jobs: Sequence[Job]) -> AsyncIter
         raise ImageNotFound("These jobs have no images.")
     if sum(image.bytes or 0 for _, image in images) > MAX_ARCHIVE_BYTES:
         raise PayloadTooLarge(f"These images take more than {MAX_ARCHIVE_BYTES // 1024**3} GiB; ask for fewer.")
-    # Asked before the answer begins, so that an unreachable storage is an error and not a broken file.
+    # Read before the response begins, so that an unreachable storage is an error and not a broken file.
     names = [(image_name(job, image.index), job.created_at) for job, image in images]
     await storage.read_chunk(names[0][0], 0, 1)
     return _zip(storage, names)
 
 
 class _Buffer(io.RawIOBase):
-    """What zipfile has written and nobody has read. It cannot seek, so the sizes follow the bytes."""
+    """Holds what zipfile has written until it is sent. It cannot seek, so zipfile writes sizes after the data."""
 
     def __init__(self) -> None:
         self._written = bytearray()
@@ -53,7 +53,7 @@ class _Buffer(io.RawIOBase):
 
 
 async def _zip(storage: ObjectStore, files: Sequence[tuple[str, datetime]]) -> AsyncIterator[bytes]:
-    """If the storage fails on the way, the answer breaks off, which the client notices."""
+    """If the storage fails midway, the response is cut off, which clients detect."""
     buffer = _Buffer()
     # Images are compressed already.
     with zipfile.ZipFile(buffer, "w", zipfile.ZIP_STORED) as archive:

@@ -55,9 +55,10 @@ class Listener:
 class EventHub:
     """Receives all events on one connection and passes each to the listeners of its job."""
 
-    def __init__(self, make_connection: MakeConnection, channel: str) -> None:
+    def __init__(self, make_connection: MakeConnection, store: AsyncStore, jobs: Jobs) -> None:
         self._make_connection = make_connection
-        self._channel = channel
+        self._channel = jobs.channel
+        self._ping = partial(store.run, jobs.ping_listeners())
         self._listeners: dict[str, set[Listener]] = {}
         #: Called with each event, and when events may have been missed.
         self.on_event: Callable[[JobEvent], None] = lambda _: None
@@ -98,13 +99,16 @@ class EventHub:
     async def _subscribe(self) -> None:
         connection = self._make_connection()
         try:
-            async for message in subscribe(connection, self._channel):
+            async for message in subscribe(connection, self._channel, self._ping):
                 if message is None:
                     self._catch_up_all()
                 else:
                     self._notify(JobEvent.parse(message))
         except (redis.exceptions.RedisError, OSError) as error:
             logger.warning("lost the event subscription (%s); subscribing again", type(error).__name__)
+        except Exception:
+            # Every waiting request depends on this task: it must not end.
+            logger.exception("the event subscription failed; subscribing again")
         finally:
             await connection.disconnect(nowait=True)
 

@@ -2,6 +2,7 @@
 for all listeners of this process."""
 
 import asyncio
+import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from functools import partial
 
 from api.delivery.events import (
     EVERY_JOB,
+    PING_SECONDS,
     TRANSIENT,
     EventHub,
     Listener,
@@ -37,6 +39,9 @@ class EventHistory:
     def add(self, event: JobEvent) -> None:
         if event.type in TRANSIENT:
             return
+        if _milliseconds(event.id) < _milliseconds(self.last_id):
+            # The clock of Redis was set back: ids tell no order.
+            self.start_over()
         self.last_id = event.id
         if self._complete_since is None:
             self._complete_since = _milliseconds(event.id)
@@ -52,7 +57,9 @@ class EventHistory:
 
     def since(self, last_id: str) -> list[JobEvent] | None:
         """The state changes after an event, and those in its millisecond; None if some may be missing."""
-        if self._complete_since is None or not last_id or _milliseconds(last_id) < self._complete_since:
+        if self._complete_since is None or not last_id:
+            return None
+        if not self._complete_since <= _milliseconds(last_id) <= _milliseconds(self.last_id):
             return None
         return [event for event in self._events if _milliseconds(event.id) >= _milliseconds(last_id)]
 
@@ -95,10 +102,12 @@ class JobFeed:
 
     async def _live(self, listener: Listener, owner: str | None) -> AsyncIterator[FeedEvent | None]:
         while not listener.closed:
+            last_sent = time.monotonic()
             async for event in live_events(listener, ""):
-                if event is None:
-                    yield None
-                elif (visible := await self._resolve(event, owner)) is not None:
+                visible = None if event is None else await self._resolve(event, owner)
+                # Events of others are silence as well.
+                if visible is not None or time.monotonic() >= last_sent + PING_SECONDS:
+                    last_sent = time.monotonic()
                     yield visible
             yield FeedEvent("sync", self._history.last_id)
 

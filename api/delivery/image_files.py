@@ -44,7 +44,8 @@ async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) 
 async def _send_image(
     storage: ObjectStore, name: str, image: Image, http: Request, headers: dict[str, str]
 ) -> Response:
-    if (url := await storage.signed_url(name)) is not None:
+    # The signature of a link covers the method.
+    if http.method == "GET" and (url := await storage.signed_url(name)) is not None:
         return RedirectResponse(url, headers={**headers, "Cache-Control": "no-store"})
     size, requested = image.bytes or 0, requested_range(image, http)
     start, end = requested or (0, size)

@@ -14,11 +14,11 @@ from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobEvent
 from shared.redis.store import AsyncStore
 
-#: A job that nobody asks for is no longer followed.
+#: A job that is not requested for this long is no longer followed.
 IDLE_SECONDS = 30.0
 #: Jobs and callers in memory; the oldest are forgotten first.
 MAX_JOBS, MAX_CALLERS = 256, 4096
-#: How long another process's job of a caller may go unnoticed.
+#: How long this process may miss a caller's newer job that another process accepted.
 SESSION_SECONDS = 0.25
 
 
@@ -31,12 +31,12 @@ class LiveJob:
         self.preview: str | None = None
         """The newest preview as base64."""
         self.is_done = job.state.is_terminal
-        """Known with its last event: whoever waits for the job has its answer once the record is read."""
+        """Set by the last event. The job itself is then still the one before, until its record is read."""
         self.asked_at = time.monotonic()
 
     @property
     def is_wanted(self) -> bool:
-        """Whether it has not ended and somebody asks for it."""
+        """Whether it has not ended and was requested recently."""
         return not self.is_done and time.monotonic() - self.asked_at < IDLE_SECONDS
 
     def apply(self, event: JobEvent) -> None:
@@ -118,7 +118,8 @@ class LiveJobs:
                             live.apply(event)
                         if event is None or event.type in ("state", "done"):
                             await self._read(job_id, ready)
-        except (JobNotFound, StoreUnavailable) as error:
+        except Exception as error:
+            # Whatever it is, callers must not wait for ever.
             if not ready.done():
                 ready.set_exception(error)
         if live is None or not live.job.state.is_terminal:

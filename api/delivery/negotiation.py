@@ -7,6 +7,8 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import OutputFormat
 
 JSON_TYPES = ("application/json", "application/*", "*/*", "application/problem+json")
+#: What clients write for image/jpeg.
+_JPG = "image/jpg"
 
 
 def wait_seconds(prefer: str, longest: int) -> int:
@@ -29,6 +31,10 @@ def negotiate(accept: str, request: GenerationRequest) -> tuple[bool, Generation
             return True, request
         if media_type in formats and requested in (None, formats[media_type]):
             return True, request.model_copy(update={"output_format": formats[media_type]})
+    if requested is not None and any(media_type in formats for media_type in _by_preference(accept)):
+        raise NotAcceptable(
+            f"output_format asks for {requested.media_type}, which the Accept header does not allow: leave one out."
+        )
     raise NotAcceptable
 
 
@@ -41,7 +47,7 @@ def _by_preference(accept: str) -> list[str]:
     """The media types of an Accept header, best first, without those that `q=0` refuses."""
     weights: dict[str, float] = {}
     for part in (accept.strip() or "*/*").split(","):
-        media_type, _, parameters = part.strip().lower().partition(";")
+        media_type, _, parameters = part.strip().lower().replace(_JPG, OutputFormat.JPEG.media_type).partition(";")
         weight = re.search(r"(?:^|;)\s*q\s*=\s*([01](?:\.\d{0,3})?)\s*(?:;|$)", parameters)
         if media_type:
             weights[media_type.strip()] = float(weight.group(1)) if weight else 1.0

@@ -33,7 +33,7 @@ class Submitted:
 
     job: Job
     job_id: str
-    """Of that job, or of the one that an earlier request created."""
+    """Id of `job`, or of the job that an earlier request created."""
     listener: Listener
     is_new: bool
 
@@ -85,7 +85,7 @@ async def wait_for_result(
 ) -> JobSnapshot:
     """The finished job, for callers of protocols that know no unfinished answer.
 
-    Callers that ask again by themselves are sent away before a proxy ends the call, and find the job when they do. All
+    Callers that retry by themselves get an error before a proxy ends the call, and find the job when they retry. All
     others are waited for. Raises NotFinished.
     """
     settings = services.settings
@@ -99,7 +99,7 @@ async def wait_for_result(
 async def not_finished(
     http: Request, services: Services, submission: Submission, scope: IdempotencyScope, job_id: str
 ) -> NotFinished:
-    """Let the next equal request of this caller find the job, and return the error that says so."""
+    """Let the next identical request of this caller find the job, and return the error that says so."""
     key = scope.key_for(submission.request)
     # A caller that numbers its attempts and has disconnected finds the job by the number. Marked as well, the job would
     # also be returned to its next first attempt.

@@ -7,20 +7,20 @@ from pathlib import Path
 PROBES = frozenset({"/health/live", "/health/ready"})
 #: Vendored files of the page at /docs, with their media types.
 DOCS_FILES = {"swagger-ui.css": "text/css", "swagger-ui-bundle.js": "text/javascript"}
-#: The files of the studio.
+#: The page of the studio.
 STUDIO_FOLDER = Path(__file__).parents[1] / "studio" / "static"
 _STUDIO_TYPES = {".js": "text/javascript", ".css": "text/css", ".svg": "image/svg+xml"}
-#: Those that it serves, with their media types.
+#: The files of the studio that are served, with their media types.
 STUDIO_FILES = {
     path.relative_to(STUDIO_FOLDER).as_posix(): _STUDIO_TYPES[path.suffix]
     for path in sorted(STUDIO_FOLDER.rglob("*"))
     if path.suffix in _STUDIO_TYPES
 }
-#: Where they are. The address changes with any of them, so that browsers keep them without asking again.
+#: Their path. It changes with any of them, so that browsers can cache them for good.
 STUDIO_PATH = (
     "/studio/" + sha256(b"".join((STUDIO_FOLDER / name).read_bytes() for name in STUDIO_FILES)).hexdigest()[:16]
 )
-#: They tell nothing of models, jobs and callers, and are therefore no secret.
+#: These reveal nothing about models, jobs and callers, so they need no key.
 PUBLIC = PROBES | {
     "/",
     "/docs",

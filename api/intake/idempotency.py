@@ -60,7 +60,7 @@ class IdempotencyScope:
 
         - An Idempotency-Key counts for its owner, from any address. Without API keys there is one owner.
         - SDKs that retry without a key number their attempts. The first creates a job, the others return it.
-        - Without either, an equal request of the same client returns the job only if its acceptance is unconfirmed.
+        - Without either, an identical request of the same client returns the job only if its acceptance is unconfirmed.
         """
         request_hash = _hash(_canonical(request))
         if self.key is not None:
@@ -108,7 +108,7 @@ IdempotencyDep = Annotated[IdempotencyScope, Depends(_idempotency_scope)]
 class UnconfirmedJobs:
     """Jobs that may have been created although Redis did not answer in time.
 
-    As soon as Redis answers again, each is marked, and the next equal request returns it, whichever process it
+    As soon as Redis responds again, each is marked, and the next identical request returns it, whichever process it
     reaches. A Redis that was only slow marks it by itself (lua/jobs/unconfirmed.lua); this is for lost answers.
     """
 

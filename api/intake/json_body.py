@@ -64,13 +64,18 @@ def too_many_values() -> PayloadTooLarge:
     return PayloadTooLarge("The JSON has more values than any request.")
 
 
-def parse_body(body: bytes) -> Any:
-    """Raises RequestValidationError for invalid JSON, and InvalidRequest as `parse_json` does."""
+def parse_body(body: bytes, *, is_original: bool = True) -> Any:
+    """Raises RequestValidationError for invalid JSON, and InvalidRequest as `parse_json` does.
+
+    `is_original`: as the caller sent it, so that the error can tell the line and the column.
+    """
     try:
         return parse_json(body)
-    except ValueError:
+    except ValueError as error:
         if _is_utf8(body):
-            raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": ""}]) from None
+            # It names what was expected, and quotes nothing.
+            reason = str(error) if is_original else ""
+            raise RequestValidationError([{"type": "json_invalid", "loc": ("body",), "msg": reason}]) from None
         # What shells and editors of Windows write.
         raise InvalidRequest("The body must be text in UTF-8, without a byte order mark.") from None
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.edge.authentication import charge
+from api.edge.authentication import charge, require_caller
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
 from api.intake.images.fetching import FETCH_SECONDS
@@ -52,22 +52,17 @@ async def read_json_request(
     """The request, with references in place of images. `translate` turns the body into the fields of a request."""
     if is_small(http):
         body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
-        return await request_from_fields(http, translate(body), uploads)
+        return await request_from_fields(http, translate(body), uploads, lambda _: None)
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
-        body = parse_body(await reader.read(body_chunks(http)))
-        return await _with_images(http, translate(body), reader.uploads.get, uploads)
+        body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
+        return await request_from_fields(http, translate(body), uploads, reader.uploads.get)
 
 
-async def request_from_fields(http: Request, fields: dict[str, Any], uploads: RequestUploads) -> GenerationRequest:
-    """The same for fields that came in another way than as the body of the request."""
-    return await _with_images(http, fields, lambda _: None, uploads)
-
-
-async def _with_images(
-    http: Request, fields: Any, find_upload: Callable[[str], StartedUpload | None], uploads: RequestUploads
+async def request_from_fields(
+    http: Request, fields: Any, uploads: RequestUploads, find_upload: Callable[[str], StartedUpload | None]
 ) -> GenerationRequest:
-    """Store the images in the fields and put references in their place."""
+    """Store the images in the fields, put references in their place, and validate the request."""
     sources = [source for source in _find_sources(fields) if source.text not in uploads]
     for source in sources:
         if not source.is_url:
@@ -134,6 +129,7 @@ async def _fetch_urls(
     if not sources:
         return request
     await charge(http, FETCH_COST * len(sources))
+    client_id = require_caller(http).client_id
     for source, url in zip(sources, urls, strict=True):
-        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic()))
+        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic(), client_id))
     return validate_request(fields)

@@ -17,7 +17,7 @@ P = ParamSpec("P")
 
 
 def described_later(describe: Callable[P, dict[str, Any]]) -> Callable[P, dict[str, Any]]:
-    """For `openapi_extra`: makes the description when OpenAPI is asked for. All together take a tenth of a start."""
+    """For `openapi_extra`: describes a body when OpenAPI is requested. All together would take a tenth of the start."""
 
     @wraps(describe)
     def later(*args: P.args, **kwargs: P.kwargs) -> dict[str, Any]:

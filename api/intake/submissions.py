@@ -76,7 +76,7 @@ async def image_submission(
 
 #: Unknown fields that warnings name, and what they may be called: names are text of the caller.
 MAX_UNKNOWN = 8
-_NAME = re.compile(r"\w{1,32}", re.ASCII)
+NAME = re.compile(r"\w{1,32}", re.ASCII)
 #: Types of a body that is an image itself; clients that read it from a file leave the type out.
 IMAGE_BODIES = frozenset({"", "image/png", "image/jpeg", "image/webp", "image/jpg", "application/octet-stream"})
 #: What a caller wants who sends an image without words.
@@ -97,7 +97,7 @@ class Translation:
         """The body's fields that are fields of a request, and a warning for each that is `understood` by nobody."""
         translation = cls({name: body[name] for name in body.keys() & GenerationRequest.model_fields.keys()})
         unknown = (name for name in body if name not in GenerationRequest.model_fields and name not in understood)
-        for name in itertools.islice(filter(_NAME.fullmatch, unknown), MAX_UNKNOWN):
+        for name in itertools.islice(filter(NAME.fullmatch, unknown), MAX_UNKNOWN):
             translation.warnings.append(f"{name} {unknown_field(name)}")
         return translation
 
@@ -115,7 +115,7 @@ class Translation:
         self.warnings.extend(warnings)
 
     def ignore(
-        self, name: str, value: object, *harmless: object, reason: str = "this service has no such choice"
+        self, name: str, value: object, *harmless: object, reason: str = "this service does not support it"
     ) -> None:
         """Warn that a parameter has no effect, unless it is not set or asks for what happens anyway."""
         if value is not None and value not in harmless:

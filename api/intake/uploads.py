@@ -95,10 +95,10 @@ class RequestUploads:
         upload.check_size(pointer)
         return await self._finish(upload.file, pointer)
 
-    async def fetch(self, url: str, pointer: str, seconds: float) -> str:
+    async def fetch(self, url: str, pointer: str, seconds: float, client_id: str) -> str:
         """Fetch and store an image and return its reference. Raises as `ImageFetcher.fetch` does."""
         async with self._upload_store.new_file(self._staged) as file:
-            await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write)
+            await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write, client_id)
             return await self._finish(file, pointer)
 
     async def _finish(self, file: Upload, pointer: str) -> str:

@@ -21,16 +21,16 @@ class ModelChoice:
 
     backend: Backend
     entry: ModelEntry | None
-    """None while nothing is known of the backend's models; then its worker checks the request."""
+    """None while the backend's models are unknown; then its worker checks the request."""
     state: ModelState | None = None
 
     @property
     def capabilities(self) -> Capabilities | None:
-        """Of this one model."""
+        """Those of the chosen model."""
         return self.entry.capabilities if self.entry else None
 
     def require_loaded(self) -> None:
-        """For callers that do not want to wait for a load. Raises ModelLoading."""
+        """For requests that do not wait for a load. Raises ModelLoading."""
         if self.state is not ModelState.LOADED and self.backend is not Backend.FLUX_API:
             raise ModelLoading
 
@@ -40,13 +40,13 @@ class OfferedModel:
     """A model as GET /api/models lists it: once, with all backends that have it."""
 
     entry: ModelEntry
-    """Of the backend that a request gets which names only the model."""
+    """The entry of the backend that runs requests with this model and no backend."""
     backends: tuple[Backend, ...]
     state: ModelState
     workers: tuple[WorkerRecord, ...]
-    """Those that hold it in memory."""
+    """The workers that have it in memory."""
     load: ModelLoad | None
-    """If a worker is loading it."""
+    """Progress, while a worker loads it."""
     is_default: bool
     """Whether its backend uses it for requests that name no model."""
 
@@ -91,7 +91,7 @@ class OfferedModels:
 
     @cached_property
     def _choices(self) -> dict[tuple[str | None, str | None, Backend | None], ModelChoice]:
-        """Those that were asked for since the fleet was read."""
+        """The choices that were made since the fleet was read."""
         return {}
 
     def _choose(self, request: GenerationRequest) -> ModelChoice:
@@ -111,7 +111,7 @@ class OfferedModels:
                 return ModelChoice(backend, None)
             raise ModelNotFound(self.catalogue.near(name))
         state = self.state(entry)
-        # Jobs for a default model wait until its worker has it, as ever.
+        # Jobs for a default model wait until its worker has it.
         if not state.is_usable and name is not None:
             raise ModelUnavailable(f"The model {entry.name} is {state}{f': {entry.reason}' if entry.reason else '.'}")
         self._require_licence(entry)

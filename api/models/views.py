@@ -13,7 +13,7 @@ _OPTIONAL_FIELDS = ("negative_prompt", "scheduler", "loras")
 
 
 class ModelDefaults(BaseModel):
-    """What a request gets for the fields that it leaves out."""
+    """Values of fields that a request leaves out."""
 
     width: int
     height: int
@@ -51,9 +51,9 @@ class ModelView(BaseModel):
     name: str = Field(description="What requests send as `model`")
     title: str | None
     family: str | None
-    backend: Backend = Field(description="The backend of requests that name only the model")
+    backend: Backend = Field(description="The backend that runs requests with this model and no backend")
     backends: list[Backend] = Field(description="All backends that have it")
-    is_default: bool = Field(description="Whether requests to its backend get it without naming a model")
+    is_default: bool = Field(description="Whether its backend uses it for requests that name no model")
     state: ModelState
     reason: str | None = Field(description="Why it cannot be used")
     revision: str | None = Field(description="Identifies its files")
@@ -69,7 +69,7 @@ class ModelView(BaseModel):
     workers: list[str] = Field(description="Workers that hold it in memory")
     memory_bytes: int | None = Field(description="Memory that it takes, as measured; null if no worker holds it")
     shared_memory_bytes: int | None = Field(
-        description="The part of `memory_bytes` that other models in memory use as well; it is there once"
+        description="The part of `memory_bytes` that other models in memory use as well; it is stored once"
     )
     on_device: bool | None = Field(description="False while it waits in main memory; null if no worker holds it")
     loading: ModelLoad | None = Field(description="Progress of loading it into memory")

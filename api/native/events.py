@@ -29,7 +29,7 @@ LastEventId = Annotated[str, Header(description="Resume after this event")]
 
 
 async def _stream_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
-    """Occupied until the stream ends."""
+    """A stream slot, held until the stream ends."""
     with services.stream_limit.slot(caller.client_id):
         yield
 
@@ -52,7 +52,7 @@ async def stream_job_events(
     job_id: str,
     last_event_id: LastEventId = "",
 ) -> Response:
-    """Follow a job through Server-Sent Events: `state`, `progress`, `preview`, and finally `done` with the whole job.
+    """Follow a job through Server-Sent Events: `state`, `loading`, `progress`, `preview`, finally `done` with the job.
 
     `Last-Event-ID` resumes without loss, but previews are not repeated.
     """
@@ -85,17 +85,17 @@ async def stream_events(
 ) -> Response:
     """Follow all jobs that you may see, new ones included, through Server-Sent Events.
 
-    `state` and `done` have the whole job; `progress` and `preview` have its `id`. `sync` comes first, and whenever
-    events may have been missed: read `GET /api/jobs` then. `Last-Event-ID` resumes without `sync` if it can.
+    `state` and `done` have the whole job; `loading`, `progress` and `preview` have its `id`. `sync` comes first, and
+    whenever events may have been missed: then read `GET /api/jobs`. `Last-Event-ID` resumes without `sync` if possible.
     """
-    # Reads the signer before the answer begins, so that a store that does not answer is an error.
+    # The signer is read before the response begins, so that an unavailable store is still an error.
     await services.links(http)
     stream = _stream_all(services, http, caller.visible_owner, _valid(last_event_id), previews=previews)
     return StreamingResponse(stream, media_type=EVENT_STREAM, headers=HEADERS)
 
 
 def _valid(event_id: str) -> str:
-    """Redis accepts no number above 2^64."""
+    """The id, or '' if it is none: Redis accepts no number above 2^64."""
     return event_id if re.fullmatch(r"\d{1,19}-\d{1,19}", event_id) else ""
 
 

@@ -86,7 +86,7 @@ GENERATION_RESPONSES: dict[int | str, dict[str, Any]] = {
 #: Not described: OpenAPI ignores a parameter of this name, and lists the media types of answers instead.
 Accept = Annotated[str, Header(include_in_schema=False)]
 Prefer = Annotated[
-    str, Header(description="`wait=N`: answer 202 if the job takes longer than N seconds", examples=["wait=30"])
+    str, Header(description="`wait=N`: return 202 if the job takes longer than N seconds", examples=["wait=30"])
 ]
 
 

@@ -66,7 +66,7 @@ class HealthView(BaseModel):
     outputs: OutputsView
     default_backend: Backend
     backends: dict[Backend, BackendStatus]
-    reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, as their last one reported")
+    reasons: dict[Backend, str] = Field(description="Why backends have no ready worker, as the last one reported")
     downloads: dict[Backend, Download] = Field(description="Downloads of models that backends wait for")
     loading: dict[Backend, list[ModelLoad]] = Field(description="Models that workers are loading into memory")
 
@@ -77,7 +77,7 @@ class InfoView(BaseModel):
     default_backend: Backend
     models: dict[Backend, str]
     safety: dict[Backend, str] = Field(
-        description="How local engines treat unsafe images: `checked`, `off`, or `exempt` with the reason"
+        description="How local backends treat unsafe images: `checked`, `off`, or `exempt` with the reason"
     )
     notes: list[str]
     limits: dict[str, int]
@@ -152,7 +152,7 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
 @router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="getHealth", responses=problem_responses("unauthorized"))
 async def get_health(services: ServicesDep) -> HealthView:
-    """Get the state of the whole service. The answer is always 200; `status` has the verdict."""
+    """Get the state of the whole service. The status code is always 200; `status` says whether the service works."""
     disk = await services.disk_space.usage()
     try:
         fleet = await services.fleet_cache.get()
@@ -183,7 +183,7 @@ def _loads(fleet: Fleet, backend: Backend) -> list[ModelLoad]:
 @router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", operation_id="getLiveness")
 async def get_liveness() -> dict[str, str]:
-    """Check that the process answers."""
+    """Check that the process responds."""
     return {"status": "ok"}
 
 

@@ -50,7 +50,7 @@ async def get_image(
         Query(ge=THUMBNAIL_WIDTH, le=THUMBNAIL_WIDTH, description="A JPEG thumbnail; the image itself if it has none"),
     ] = None,
 ) -> Response:
-    """The bytes of one image, or of its thumbnail."""
+    """Get the bytes of one image, or of its thumbnail."""
     job = (await services.read_job(job_id, caller.visible_owner)).job
     set_job_id(http, job.id)
     image = next((image for image in job.images if image.index == index), None)
@@ -87,7 +87,7 @@ async def get_images(
         Query(min_length=1, max_length=MAX_ARCHIVED_JOBS, description="Ids of jobs"),
     ],
 ) -> Response:
-    """All images of some jobs in one ZIP file. Images whose files were deleted are left out."""
+    """Get all images of some jobs in one ZIP file. Images whose files were deleted are left out."""
     await charge(http, len(job) - 1)
     reads = (services.read_job(job_id, caller.visible_owner) for job_id in dict.fromkeys(job))
     snapshots = await asyncio.gather(*reads)

@@ -90,7 +90,7 @@ async def list_jobs(
     limit: Annotated[int, Query(ge=1, le=100)] = 20,
     cursor: Annotated[str | None, Query(pattern=r"^[0-9a-f-]{36}$")] = None,
 ) -> JobListView:
-    """Jobs, newest first. A page may be short and still have a cursor: then there may be more."""
+    """List jobs, newest first. A short page with a cursor means that there may be more."""
     search = JobSearch(q, model)
     wanted = JobFilter(
         state=state,
@@ -127,9 +127,9 @@ async def delete_job(
     job_id: str,
     purge: Annotated[bool, Query(description="Delete a finished job and its images instead")] = False,
 ) -> Response:
-    """Cancel a queued job immediately, or a running one at its next step. A finished job answers 409.
+    """Cancel a queued job immediately, or a running one at its next step; 409 if the job has ended.
 
-    With `purge=true`, delete a finished job with its images for good. Others and pinned jobs answer 409.
+    With `purge=true`, delete a finished job with its images for good; 409 if it has not ended or is pinned.
     """
     snapshot = await _find(services, http, caller, job_id)
     if purge:

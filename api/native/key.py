@@ -1,4 +1,4 @@
-"""The route that tells callers what their API key may do."""
+"""The route that describes the caller's API key."""
 
 from fastapi import APIRouter
 from pydantic import BaseModel, Field
@@ -22,7 +22,7 @@ class KeyView(BaseModel):
     "/api/key", operation_id="getKey", responses=problem_responses("unauthorized", "rate-limited", "store-unavailable")
 )
 async def get_key(services: ServicesDep, caller: CallerDep) -> KeyView:
-    """Get the name of your API key, and what it may do. Without keys, everybody may do everything."""
+    """Get the name of your API key, and what it may do. If no keys are set, every caller may do everything."""
     return KeyView(
         required=bool(services.settings.api_key),
         name=caller.owner or None,

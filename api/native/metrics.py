@@ -58,7 +58,7 @@ def _gauge(name: str, help_text: str, *labels: str) -> GaugeMetricFamily:
 
 
 def _redis_up(services: Services, value: int) -> Metric:
-    family = _gauge("redis_up", "Whether Redis answers this process", "process")
+    family = _gauge("redis_up", "Whether Redis responds to this process", "process")
     family.add_metric([services.request_metrics.process], value)
     return family
 

@@ -44,7 +44,7 @@ async def list_models(services: ServicesDep) -> Response:
 
 @lru_cache(maxsize=1)
 def _list_json(models: OfferedModels) -> bytes:
-    """Callers that ask at the same time share it."""
+    """The list; concurrent callers share it."""
     return ModelListView(models=[model_view(model) for model in models]).model_dump_json().encode()
 
 
@@ -62,7 +62,7 @@ async def get_model(services: ServicesDep, name: str) -> ModelDetails:
 async def load_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
     """Load a model into the memory of a worker before a job needs it. Needs the scope admin.
 
-    The answer comes at once; `state` and `loading` of the model show the progress.
+    The response comes at once; `state` and `loading` of the model show the progress.
     """
     model = await _find(services, caller, name)
     await start_load(services.store, await services.models(), model)
@@ -79,7 +79,7 @@ async def unload_model(services: ServicesDep, caller: CallerDep, name: str) -> M
 
 @router.put("/api/models/{name:path}/pin", operation_id="pinModel", responses=MANAGE_PROBLEMS)
 async def pin_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
-    """Load a model and keep it in memory, whatever other models need. Needs the scope admin."""
+    """Load a model and keep it in memory, even if others need the space. Needs the scope admin."""
     model = await _set_pinned(services, caller, name, pinned=True)
     await start_load(services.store, await services.models(), model)
     return model_view(model)
@@ -87,7 +87,7 @@ async def pin_model(services: ServicesDep, caller: CallerDep, name: str) -> Mode
 
 @router.delete("/api/models/{name:path}/pin", operation_id="unpinModel", responses=MANAGE_PROBLEMS)
 async def unpin_model(services: ServicesDep, caller: CallerDep, name: str) -> ModelView:
-    """Let the model leave memory again. Needs the scope admin."""
+    """Let workers unload the model again. Needs the scope admin."""
     return model_view(await _set_pinned(services, caller, name, pinned=False))
 
 

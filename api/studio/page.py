@@ -17,7 +17,7 @@ from shared.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
 
-#: The page is asked for each time, and usually has not changed (304). Its files have addresses that change with them.
+#: Browsers revalidate the page each time, usually with 304. The paths of its files change with them.
 PAGE_CACHE, FILES_CACHE = "no-cache", "public, max-age=31536000, immutable"
 _LINKS = {
     "studio": "/",

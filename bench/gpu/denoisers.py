@@ -15,7 +15,7 @@ from worker.engines.diffusers.acceleration.compiled_denoiser import compile_deno
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
 from worker.engines.diffusers.acceleration.decisions import Decisions
 from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantize_if_faster
-from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend, GraphBackend
+from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
 
@@ -81,7 +81,7 @@ def _measure(model: RandomDenoiser, machine: Machine, skip: Callable[[str], None
 
 def _graph(bench: _Bench) -> Figure:
     device = bench.machine.device
-    backend: GraphBackend = CudaGraphBackend(device) if device.type == "cuda" else RecordingGraphs()
+    backend = CudaGraphBackend(device) if device.type == "cuda" else RecordingGraphs()
     graphs = CudaGraphs(backend, Decisions(None))
     with graphs.active(bench.module, ()):
         for _ in range(CALLS):

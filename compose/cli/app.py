@@ -67,7 +67,7 @@ def generate(
     mask: Annotated[Path | None, typer.Option(help="Mask: white pixels are repainted.")] = None,
     strength: Annotated[float | None, typer.Option(help="How much of the image may change, up to 1.")] = None,
     model: Annotated[str | None, typer.Option(help="Model, such as starter or flux-2-klein-4b.")] = None,
-    bfl_model: Annotated[str | None, typer.Option(help="Another spelling of --model.", hidden=True)] = None,
+    bfl_model: Annotated[str | None, typer.Option(help="Alias of --model.", hidden=True)] = None,
     width: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     height: Annotated[int | None, typer.Option(help="Pixels.")] = None,
     steps: Annotated[int | None, typer.Option(help="Denoising steps.")] = None,
@@ -130,9 +130,7 @@ def prune(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print what would be removed.")] = False,
     take_over: Annotated[
         bool,
-        typer.Option(
-            "--take-over", help="Become the owner of the images, after the Redis of their installation was lost."
-        ),
+        typer.Option("--take-over", help="Take over the images of an installation whose Redis was lost."),
     ] = False,
 ) -> None:
     """Remove old jobs and images, except pinned ones."""

@@ -147,6 +147,9 @@ class ApiClient:
             return response
         try:
             problem = response.json()
+            if "code" not in problem:
+                # FastAPI's own errors have a detail, too.
+                raise KeyError("code")
             fields = "".join(f"\n  {field['pointer']}: {field['detail']}" for field in problem.get("errors", ()))
             detail = f"{problem['detail']}{fields}"
         except (ValueError, LookupError, TypeError, AttributeError):

@@ -50,7 +50,7 @@ def print_logs(
 ) -> None:
     """The last `max_lines` and, with `follow`, later ones until interrupted. Raises ConfigurationError."""
     if unknown := [name for name in processes if _backend_of(name) not in PROCESSES]:
-        raise ConfigurationError(f"There is no process {unknown[0]}: choose among {', '.join(PROCESSES)}.")
+        raise ConfigurationError(f"{unknown[0]} is not a process: choose from {', '.join(PROCESSES)}.")
     folder = settings.data_dir / FOLDER
     if not (folder.is_dir() or follow):
         raise ConfigurationError(f"{folder} has no logs yet: start the service with `imagegen up`.")

@@ -7,8 +7,9 @@ from urllib.parse import urlsplit
 
 import httpx2
 
-from compose.cli.client import base_url
+from compose.cli.client import ApiClient, base_url
 from compose.cli.client_error import ClientError
+from compose.cli.terminal import create_console
 from shared.settings.explanations import install_command
 from shared.settings.http_server import is_loopback
 
@@ -22,13 +23,15 @@ def serve(url: str, key: str | None) -> None:
         import mcp  # noqa: F401 - not part of every installation
     except ImportError:
         raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
+    # Its errors are sentences: those of MCP's client are not.
+    ApiClient(url, create_console(), key).read("/health", "status", "version")
     # Python would wait for the thread that reads the next message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(_serve(url, key))
 
 
 async def _serve(url: str, key: str | None) -> None:
-    from mcp import Client
+    from mcp import Client, MCPError
     from mcp.client.streamable_http import streamable_http_client
     from mcp.server.stdio import stdio_server
 
@@ -42,8 +45,10 @@ async def _serve(url: str, key: str | None) -> None:
             async with Client(transport) as client, stdio_server() as (read_stream, write_stream):
                 server = _server(client)
                 await server.run(read_stream, write_stream, server.create_initialization_options())
-    except* (OSError, httpx2.HTTPError) as errors:
-        raise ClientError(f"{url} does not answer ({errors.exceptions[0]}); start it with: imagegen up") from None
+    except* (OSError, httpx2.HTTPError, MCPError):
+        raise ClientError(
+            f"{url}/mcp does not respond: see `imagegen status`, and SD_PROTOCOLS of the service."
+        ) from None
 
 
 def _server(client: Any) -> Any:

@@ -40,10 +40,10 @@ def show() -> None:
             size = format_bytes(entry.size_bytes) if entry.size_bytes else ""
             state = f"{entry.state}: {entry.reason}" if entry.reason else str(entry.state)
             table.add_row(escape(name), size, escape(state), escape(entry.licence or ""), entry.setting or "")
-        for stored in model_store.stored_models(settings.model_dir):
-            if stored.name not in catalogue:
+        for name, stored_bytes in model_store.stored_models(settings.model_dir).items():
+            if name not in catalogue:
                 # Single parts, such as a safety checker, are no models that requests can choose.
-                table.add_row(escape(stored.name), format_bytes(stored.size_bytes), "a part of other models", "", "")
+                table.add_row(escape(name), format_bytes(stored_bytes), "a part of other models", "", "")
         create_console().print(table)
 
 
@@ -54,15 +54,12 @@ def pull(
     ] = None,
 ) -> None:
     """Download models; continues interrupted downloads."""
-    from worker.models.sources import MODEL_SETTINGS, ModelSource
+    from worker.models.sources import ModelSource
 
     with errors_as_one_sentence():
         settings = load(LauncherSettings)
-        defaults = [
-            ModelSource.for_backend(settings, backend) for backend in settings.backends if backend in MODEL_SETTINGS
-        ]
-        defaults += [ModelSource.for_model(settings, name, "SD_MODELS") for name in settings.models]
-        for source in [ModelSource.for_model(settings, name) for name in names] if names else defaults:
+        asked_for = [ModelSource.for_model(settings, name) for name in names or ()]
+        for source in asked_for or ModelSource.all_named(settings):
             _pull(source)
 
 
@@ -73,8 +70,8 @@ def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen model
     from worker.models.hub import model_store
 
     with errors_as_one_sentence():
-        removed = model_store.remove_model(load(LauncherSettings).model_dir, name)
-        print(f"Removed {removed.name} ({format_bytes(removed.size_bytes)})")
+        removed_bytes = model_store.remove_model(load(LauncherSettings).model_dir, name)
+        print(f"Removed {name} ({format_bytes(removed_bytes)})")
 
 
 def _pull(source: "ModelSource") -> None:

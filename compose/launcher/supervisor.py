@@ -24,6 +24,8 @@ STABLE_SECONDS = 60.0
 MAX_DELAY_SECONDS = 30.0
 #: How long a killed process may take to end; one that waits for a dead disk never ends.
 KILL_SECONDS = 5.0
+#: The exit code of a program that cannot be executed, as shells have it.
+NOT_STARTED = 126
 #: Longer lines are logged in chunks.
 MAX_LINE_BYTES = 65_536
 
@@ -70,7 +72,13 @@ class SupervisedProcess:
 
     def start(self, group: ProcessGroup, output: ProcessOutput, events: Events) -> None:
         self.restart_at, self._started_at = None, time.monotonic()
-        self._popen = group.spawn(self.service.command, {**os.environ, **self.service.env, "PYTHONUNBUFFERED": "1"})
+        try:
+            self._popen = group.spawn(self.service.command, {**os.environ, **self.service.env, "PYTHONUNBUFFERED": "1"})
+        except OSError as error:
+            # The system may allow no further process for a moment, or its program is being replaced.
+            output.show(self.service.name, f"{self.service.command[0]} cannot be started: {error.strerror}")
+            events.put(Ended(self, NOT_STARTED))
+            return
         self._reader = Thread(target=self._read, args=(self._popen, output, events), daemon=True)
         self._reader.start()
 

@@ -92,7 +92,8 @@ def _unreachable_redis(settings: LauncherSettings) -> Iterator[str]:
         if not require_redis(settings.redis_url):
             url = urlsplit(settings.redis_url)
             address = f"{url.hostname}:{url.port or 6379}" if url.hostname else url.path
-            yield f"no Redis server responds at {address} (SD_REDIS_URL); all processes wait for it"
+            tls = " with TLS" if url.scheme == "rediss" else ""
+            yield f"no Redis server responds{tls} at {address} (SD_REDIS_URL); all processes wait for it"
 
 
 def require_free_port(host: str, port: int, setting: str) -> None:

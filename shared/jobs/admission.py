@@ -12,7 +12,7 @@ class AdmissionOutcome(StrEnum):
     MISMATCH = "mismatch"
     QUEUE_FULL = "queue-full"
     OWNER_LIMIT = "owner-limit"
-    """The owner has as many unfinished jobs as it may have."""
+    """The owner has reached its limit of unfinished jobs."""
 
 
 @dataclass(frozen=True)
@@ -30,16 +30,16 @@ class Admission:
 
 
 class OnDuplicate(StrEnum):
-    """What happens to a request that was made before."""
+    """What happens to a repeated request."""
 
     CREATE = "create"
-    """It creates a new job, unless the caller of an equal request was sent away before its job ended."""
+    """It creates a new job, unless an identical request got an error because its job took too long."""
     RETURN = "return"
-    """It gets the same job in whatever state; another request with the same key is refused."""
+    """It gets the same job, whatever its state; a different request with the same key is refused."""
     RETURN_UNLESS_FAILED = "return-unless-failed"
     """It gets the same job, unless that failed or was cancelled."""
     RETURN_UNCONFIRMED = "return-unconfirmed"
-    """It creates a new job, unless an earlier one was accepted and its caller never received the answer."""
+    """It creates a new job, unless an earlier one may have been accepted without its caller receiving the response."""
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,13 @@ class IdempotencyKey:
 
     @property
     def unconfirmed_name(self) -> str:
-        """Of the jobs whose callers were sent away or never got an answer; lua/jobs/create.lua derives it as well."""
+        """Names the job that the next identical request gets, if its caller got no result; see lua/jobs/create.lua."""
         return self.name if self.on_duplicate is OnDuplicate.RETURN_UNCONFIRMED else f"{self.name}:unconfirmed"
 
 
 @dataclass(frozen=True)
 class QueueLimits:
-    """Most jobs that may wait in total and per backend, and most unfinished jobs per owner."""
+    """Limits of queued jobs, in total and per backend, and of unfinished jobs per owner."""
 
     queued: int
     queued_per_backend: int

@@ -80,8 +80,8 @@ class Jobs:
     ) -> Operation[Admission]:
         """Store and queue a new job, or nothing if the queue is full or an earlier request created it.
 
-        May be repeated: the same job is created once. After `answer_by_ms`, by the store's clock, the caller has been
-        told that the store does not answer.
+        May be repeated: the same job is created once. After `answer_by_ms`, by the store's clock, the caller has got
+        StoreUnavailable.
         """
         keys = [self._keys.record(job.id), self._keys.state(State.QUEUED), *self._queue(job.backend)]
         keys += [self._keys.idempotency(idempotency.name if idempotency else ""), self._keys.deadlines]
@@ -97,6 +97,10 @@ class Jobs:
         args += [*_webhook(job.request), *count_creation(job), "" if answer_by_ms is None else answer_by_ms]
         args.append(job.model or job.request.requested_model or "")
         return Operation("jobs/create", keys, args, _admission)
+
+    def ping_listeners(self) -> Operation[int]:
+        """Show all that listen to `channel` that their server is the one that this operation reaches."""
+        return Operation("jobs/ping_listeners", [self.channel], [], int)
 
     def _queue(self, backend: Backend) -> list[str]:
         """The keys of shared/redis/lua/queue/fair_queue.lua."""

@@ -108,7 +108,7 @@ WebhookEvents = Annotated[tuple[WebhookEvent, ...], Field(max_length=8, fail_fas
 
 
 class SecondPass(FrozenModel):
-    """Enlarges a finished image and renders it again from there, for more detail than a model draws at once."""
+    """Enlarges a finished image and refines it in a second rendering pass, for more detail than one pass gives."""
 
     scale: Annotated[float, Field(ge=1, le=4)] = 2.0
     """How much larger each side becomes."""
@@ -117,7 +117,7 @@ class SecondPass(FrozenModel):
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
     """Default: as many as in the first pass."""
     width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
-    """Pixels, with `height`; default: what `scale` makes of the first pass."""
+    """Pixels, with `height`; default: the size of the first pass times `scale`."""
     height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
 
     @property
@@ -135,12 +135,12 @@ class GenerationRequest(FrozenModel):
     model: ModelName | None = None
     """Model that generates the image, from GET /api/models; default: the backend's default model."""
     prompt_syntax: PromptSyntax | None = None
-    """`weighted`: both prompts may be long, and weigh words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
+    """`weighted`: both prompts may be long, and weight words as in AUTOMATIC1111's web UI: `(word:1.2)`, `[word]`,
     `BREAK`; default: `plain`."""
     clip_skip: Annotated[int | None, Field(ge=1, le=12)] = None
     """Layer of the text encoder to use, counted from the last, which is 1; only for Stable Diffusion 1 and 2."""
     backend: Backend | None = None
-    """Engine that generates the image; default: one that has the model, else the service's default backend."""
+    """Backend that generates the image; default: one that has the model, else the service's default backend."""
     width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Pixels; default: the model's native size. Limits and multiples: GET /api/backends."""
     height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
@@ -149,8 +149,8 @@ class GenerationRequest(FrozenModel):
     """Render at the nearest size that suits the model, and scale the image to width x height. Without it, sizes beyond
     the model's limits are errors."""
     output_width: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
-    """Scale the finished image to this width; default: as it was made. One of another shape stays whole, with its edges
-    continued."""
+    """Scale the finished image to this width; default: the rendered one. If the aspect ratio differs, the edges are
+    extended and nothing is cropped."""
     output_height: Annotated[int | None, Field(ge=MIN_SIDE, le=MAX_SIDE)] = None
     """Scale the finished image to this height; needed with output_width."""
     num_inference_steps: Annotated[int | None, Field(ge=1, le=150)] = None
@@ -160,7 +160,7 @@ class GenerationRequest(FrozenModel):
     seed: Annotated[int | None, Field(ge=0, le=MAX_SEED)] = None
     """Seed of the random generator; default: a random one, which the job reports. Image i uses seed + i."""
     image: Annotated[ImageReferences, Field(max_length=MAX_INPUT_IMAGES)] = ()
-    """Input image or images: PNG, JPEG or WebP. Answers show the hash of each."""
+    """Input image or images: PNG, JPEG or WebP. Responses contain the hash of each."""
     mask: OptionalImageReference = None
     """Areas of `image` to repaint: white is repainted, black stays. Must be as large as `image`."""
     mask_mode: MaskMode = MaskMode.WHITE
@@ -168,44 +168,44 @@ class GenerationRequest(FrozenModel):
     mask_blur: Annotated[int | None, Field(ge=0, le=64)] = None
     """Radius in pixels by which the edge of the mask is softened; default: 0."""
     mask_padding: Annotated[int | None, Field(ge=0, le=1024)] = None
-    """Render only what `mask` marks and this many pixels around it, at width x height, and put it back into the image;
-    default: the whole image is rendered."""
+    """Render only the area that `mask` marks and this many pixels around it, at width x height, and put it back into
+    the image; default: the whole image is rendered."""
     mask_fill: MaskFill | None = None
-    """What the masked parts of `image` begin from; default: `original`. Without effect at a strength of 1."""
+    """Initial content of the masked area of `image`; default: `original`. Without effect at a strength of 1."""
     resize_mode: ResizeMode | None = None
-    """How an `image` of another shape than the result gets it; default: `stretch`."""
+    """How an `image` is fitted to a result of another aspect ratio; default: `stretch`."""
     strength: Annotated[float | None, Field(gt=0, le=1)] = None
     """How much of `image` may change: 1 is everything; default: the model's."""
     resize_only: bool = False
-    """Only scale `image` to output_width x output_height, with the Lanczos filter: no model is asked."""
+    """Only scale `image` to output_width x output_height, with the Lanczos filter and without a model."""
     second_pass: SecondPass | None = None
-    """Enlarge each image and render it again from there; not with `image`."""
+    """Enlarge each image and refine it in a second pass; not with `image`."""
     num_images: Annotated[int, Field(ge=1, le=64)] = 1
-    """How many images to make from the one prompt."""
+    """How many images to make from the prompt."""
     bfl_model: Annotated[Text | None, Field(max_length=64, examples=["flux-2-pro-preview"])] = None
-    """Another spelling of `model`, for models of Black Forest Labs."""
+    """Alias of `model`, for models of Black Forest Labs."""
     scheduler: Annotated[Text | None, Field(max_length=32)] = None
-    """Sampler; only for sd, from the list in GET /api/backends."""
+    """Sampler, from the list in GET /api/models/{name}, for models that have one; default: the model's."""
     loras: Loras | None = None
-    """LoRA adapters; only for sd, from the list in GET /api/backends."""
+    """LoRA adapters, from the list in GET /api/models/{name}, for local models."""
     output_format: OutputFormat = OutputFormat.PNG
     output_quality: Annotated[int | None, Field(ge=1, le=100)] = None
-    """Quality of JPEG and WebP: less is a smaller file; default: 92."""
+    """Quality of JPEG and WebP; lower values give smaller files; default: 92."""
     response_format: ResponseFormat = ResponseFormat.URL
-    """Whether answers link to each image or contain its bytes as base64."""
+    """Whether responses link to each image or contain its bytes as base64."""
     previews: Annotated[int | None, Field(ge=0, le=20)] = None
-    """How many previews to send with the events of the job, spread over its steps; default: one a second."""
+    """Number of `preview` events, spread over the steps of the job; default: one a second."""
     label: Annotated[Text | None, Field(min_length=1, max_length=128)] = None
     """The caller's name for the job; GET /api/jobs can filter by it."""
     metadata: Metadata = None
-    """Returned unchanged in every answer; at most 2 KB."""
+    """Returned unchanged in every response; at most 2 KB."""
     priority: Priority = Priority.NORMAL
     deadline_seconds: Annotated[int | None, Field(ge=1, le=86_400)] = None
     """A job that has not started after this many seconds fails with `deadline-passed`."""
     webhook_url: Annotated[str | None, Field(max_length=2048, examples=["https://example.com/hooks/images"])] = None
     """Where the service posts events of the job, signed (docs/webhooks.md)."""
     webhook_events: WebhookEvents = FINAL_EVENTS
-    """Events to post; default: how the job ended. Failures are always posted."""
+    """Events to post; default: the end of the job. Failures are always posted."""
     webhook_inline_images: bool = False
     """Whether the `succeeded` event contains the images as base64, if they are small (SD_WEBHOOK_INLINE_MAX_BYTES).
     It always contains a link to each."""
@@ -213,7 +213,7 @@ class GenerationRequest(FrozenModel):
     @model_validator(mode="after")
     def _require_one_model(self) -> Self:
         if None not in (self.model, self.bfl_model) and self.model != self.bfl_model:
-            raise ValueError("model and bfl_model are two spellings of one field and must not differ")
+            raise ValueError("bfl_model is an alias of model, so the two must not differ")
         return self
 
     @model_validator(mode="after")
@@ -270,7 +270,7 @@ class GenerationRequest(FrozenModel):
 
     @property
     def requested_model(self) -> str | None:
-        """The model that the request names, in either spelling."""
+        """The model that the request names, by either field."""
         return self.model if self.model is not None else self.bfl_model
 
     def with_seed(self) -> Self:

@@ -16,7 +16,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, GetJsonSchemaHandler
 class DescribedModel(BaseModel):
     """Describes fields in JSON schemas by their docstrings.
 
-    They are read when a schema is asked for. pydantic's `use_attribute_docstrings` reads and parses the source of each
+    They are read when a schema is requested. pydantic's `use_attribute_docstrings` reads and parses the source of each
     class in every process that imports it.
     """
 
@@ -50,7 +50,7 @@ def _docstrings(owner: type) -> Iterator[tuple[str, str]]:
 
 
 class Backend(StrEnum):
-    """An engine that generates images, with its own workers and its own queue."""
+    """A queue of jobs, and the workers that serve it."""
 
     SD = "sd"
     FLUX_LOCAL = "flux-local"
@@ -80,7 +80,7 @@ class MaskMode(StrEnum):
 
 
 class MaskFill(StrEnum):
-    """What the masked parts of an image begin from."""
+    """Initial content of the masked area of an image."""
 
     ORIGINAL = "original"
     SURROUNDINGS = "surroundings"
@@ -90,7 +90,7 @@ class MaskFill(StrEnum):
 
 
 class ResizeMode(StrEnum):
-    """How an input image gets the shape of the result."""
+    """How an input image is fitted to the aspect ratio of the result."""
 
     STRETCH = "stretch"
     CROP = "crop"

@@ -139,7 +139,7 @@ class JobView(BaseModel):
 
 
 class WebhookMessage(BaseModel):
-    """The body posted to `webhook_url`, by https://www.standardwebhooks.com."""
+    """The body posted to `webhook_url`, as https://www.standardwebhooks.com specifies."""
 
     type: str = Field(examples=["job.succeeded"], description="`job.` and the event")
     timestamp: datetime = Field(description="When it happened")
@@ -160,7 +160,7 @@ class RepeatableRequestView(BaseModel):
     )
 
 
-#: Input images are deleted when a job ends, and nobody expects a webhook of a job that is run again.
+#: Input images are deleted when a job ends, and a webhook belongs to the first run only.
 _UNREPEATABLE = {"image", "mask", "webhook_url", "webhook_events", "webhook_inline_images"}
 
 

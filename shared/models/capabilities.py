@@ -59,9 +59,9 @@ class Capabilities(FrozenModel):
     """Maximum ratio of the longer to the shorter side."""
     size_tolerance: float | None = 1.5
     """How many times larger or smaller than its native area an image may be and still be as good; None if all sizes
-    within the limits are good. Other sizes are made at a better one if the request has `fit_size`."""
+    within the limits are good. Other sizes are rendered at a better one if the request has `fit_size`."""
     only_native_size: bool = False
-    """Whether only images of the native size are good: with `fit_size`, others are made at it and extended."""
+    """Whether only images of the native size are good: with `fit_size`, others are rendered at it and extended."""
     only_ratio: bool = False
     """Whether width and height only set the aspect ratio, and the model chooses the size."""
     exact_size: bool = True
@@ -84,7 +84,7 @@ class Capabilities(FrozenModel):
     loras: tuple[str, ...] = ()
     """Names that requests may use in `loras`."""
     lora_trigger_words: Mapping[str, tuple[str, ...]] = {}
-    """Words for prompts that a LoRA was trained with, by its name: of files that tell them."""
+    """Trigger words of LoRAs by their names, if their files contain any."""
     embeddings: tuple[str, ...] | None = None
     """Words in prompts that stand for textual inversion embeddings; None if the model does not read them."""
     safety: str | None = None

@@ -1,4 +1,4 @@
-"""Fits a request to the sizes that a model makes well, for callers that cannot choose the size."""
+"""Fits a request to the sizes that suit a model, for callers that cannot choose the size."""
 
 from math import sqrt
 from typing import TYPE_CHECKING
@@ -12,28 +12,28 @@ if TYPE_CHECKING:
 def fit_size(
     model: "Capabilities", request: GenerationRequest, input_size: "Size | None", max_pixels: int | None
 ) -> tuple[GenerationRequest, tuple[str, ...]]:
-    """The request with a size that the model makes well, to be scaled to the size asked for; and warnings about that.
+    """The request at a size that suits the model, to be scaled to the requested size; and warnings about that.
 
     `input_size` is that of the first input image, `max_pixels` the operator's limit. Requests without `fit_size` stay
-    as they are, and so do those of models that take no size or extend an image, because only the caller knows how far.
+    as they are, and so do those to models that take no size or extend an image, because only the caller knows how far.
     """
     if not request.fit_size or model.max_added is not None or "width" in model.ignored:
         return request, ()
     wanted = _requested_size(model, request, input_size)
     target = _limited(wanted, max_pixels)
-    # An input image gives the shape, whatever the model can do without one.
+    # With an input image, the aspect ratio is that of the image.
     is_native = model.only_native_size and not request.image
     made = (model.width, model.height) if is_native else _good_size(model, target, max_pixels)
     size: dict[str, object] = {"fit_size": False, "width": made[0], "height": made[1]}
     warnings = []
     if target != wanted:
         warnings.append(f"{_text(wanted)} is beyond this service's limits: the image has {_text(target)}")
-    # What is put back into the input image is scaled to its place there.
+    # With mask_padding, the result is scaled to its area of the input image instead.
     is_scaled = request.output_width is None and request.mask_padding is None
     if is_scaled and (made != target or not model.exact_size):
         size |= {"output_width": target[0], "output_height": target[1]}
     if made != target and request.mask_padding is None:
-        warnings.append(f"made at {_text(made)}, which {model.model} makes well, and scaled to {_text(target)}")
+        warnings.append(f"rendered at {_text(made)}, which suits {model.model}, and scaled to {_text(target)}")
     return request.model_copy(update=size), tuple(warnings)
 
 

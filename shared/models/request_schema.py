@@ -9,7 +9,7 @@ from pydantic import BaseModel
 from shared.jobs.requests import MAX_LORAS, GenerationRequest, Lora
 from shared.models.capabilities import Capabilities, RequestLimits
 
-#: Two spellings of one field.
+#: A field and its alias.
 _MODEL_FIELDS = ("model", "bfl_model")
 
 

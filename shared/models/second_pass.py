@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 _SCALE = "/second_pass/scale"
 
 
-#: How much smaller than asked for a first pass may be and still leave the model able to make the second one.
+#: A first pass may be smaller than requested by this factor. Beyond it, a larger second pass does not suit the model.
 _TOLERANCE = 1.25
 
 
@@ -38,7 +38,7 @@ def second_pass_errors(
     width, height = _second_size(model, request, second, size, limits.max_pixels if limits else None)
     wanted = second.size or (size[0] * second.scale, size[1] * second.scale)
     if not request.fit_size and (wanted[0] >= width + model.multiple_of or wanted[1] >= height + model.multiple_of):
-        return [FieldError(_SCALE, f"would make images larger than {width}x{height}, which is the most")]
+        return [FieldError(_SCALE, f"would make images larger than the limit of {width}x{height}")]
     steps = second.num_inference_steps or request.num_inference_steps or model.num_inference_steps or 1
     pixel_steps = width * height * ceil(steps * second.strength) * request.num_images
     if limits is not None and pixel_steps > limits.max_pixel_steps:
@@ -49,9 +49,9 @@ def second_pass_errors(
 def _second_size(
     model: "Capabilities", request: GenerationRequest, second: SecondPass, size: "Size", max_pixels: int | None
 ) -> "Size":
-    """The size that the scale asks for, as far as the model and the operator allow it.
+    """The requested size, within the limits of the model and the operator.
 
-    A model that makes the first pass smaller than asked for would not make the second one well: it keeps the size.
+    If the first pass is much smaller than requested, a larger second pass does not suit the model: it keeps the size.
     """
     limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
     if second.size is not None:

@@ -14,22 +14,20 @@ from ipaddress import ip_address
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urljoin
 
-from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout, ResponseTooLarge
+from shared.errors import ConnectionFailed, ForbiddenUrl, OutboundTimeout
 from shared.net.address_policy import IpAddress, refusal_reason
 from shared.net.allowlist import AllowlistEntry
 from shared.net.egress_proxy import EgressProxy
 from shared.net.exchange_budget import ExchangeBudget
-from shared.net.url import Url
+from shared.net.url import PRIVATE_SUFFIXES, Url
 
 if TYPE_CHECKING:
-    from requests import Response
+    from http.client import HTTPResponse
 
 logger = logging.getLogger(__name__)
 
 #: Other ports belong to services that are not meant for foreign requests.
 ALLOWED_PORTS = (80, 443)
-#: Names that only exist in one network, refused without a lookup.
-PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
 _REDIRECT_STATUSES = (301, 302, 303, 307, 308)
 #: Maximum concurrent lookups: one that timed out here continues until the resolver gives up.
 MAX_LOOKUPS = 64
@@ -50,7 +48,7 @@ def resolve(host: str) -> list[IpAddress]:
 class HttpResponse:
     status: int
     headers: Mapping[str, str]
-    """Names are case-insensitive."""
+    """By their names in lower case."""
     body: bytes
     """As sent: no compression was requested, so none is undone."""
 
@@ -64,14 +62,14 @@ class HttpResponse:
 
     def retry_after(self) -> float | None:
         """Seconds until the server accepts a retry; negative for a past date, None without the header."""
-        value = self.headers.get("Retry-After", "").strip()
+        value = self.headers.get("retry-after", "").strip()
         if value.isascii() and value.isdigit():
             return float(value[:6])
         retry_at = _parse_date(value)
         if retry_at is None:
             return None
         # The server's own clock may differ from ours.
-        return (retry_at - (_parse_date(self.headers.get("Date", "")) or datetime.now(UTC))).total_seconds()
+        return (retry_at - (_parse_date(self.headers.get("date", "")) or datetime.now(UTC))).total_seconds()
 
 
 def _parse_date(value: str) -> datetime | None:
@@ -121,8 +119,8 @@ class OutboundClient:
         status, and the response has none; an exception of the sink ends the exchange. Raises ForbiddenUrl, Unreachable,
         ResponseTooLarge and OutboundTimeout.
         """
-        # Imported here: most installations send nothing anywhere, and HTTP with its TLS takes 5 MB in each process.
-        from shared.net.pinned_http import exchange
+        # Imported here: most installations send nothing anywhere, and HTTP with its TLS takes 3 MB in each process.
+        from shared.net.pinned_http import exchange, read_body
 
         if max_redirects and method != "GET":
             raise ValueError("only GET requests can follow redirects")
@@ -135,8 +133,9 @@ class OutboundClient:
                 target = self._redirect_target(current, response) if max_redirects else None
                 if target is None:
                     received = bytearray()
-                    _read_body(response, budget, max_bytes, sink or received.extend)
-                    return HttpResponse(response.status_code, response.headers, bytes(received))
+                    read_body(response, budget, max_bytes, sink or received.extend)
+                    received_headers = {name.lower(): value for name, value in response.headers.items()}
+                    return HttpResponse(response.status, received_headers, bytes(received))
             extra_headers = extra_headers if target.origin == current.origin else {}
             current, max_redirects = target, max_redirects - 1
 
@@ -189,7 +188,11 @@ class OutboundClient:
                 self._lookups.release()
 
         # A lookup cannot be interrupted. On a daemon thread it does not delay the exit of the process.
-        threading.Thread(target=look_up, name="lookup", daemon=True).start()
+        try:
+            threading.Thread(target=look_up, name="lookup", daemon=True).start()
+        except RuntimeError:
+            self._lookups.release()
+            raise ConnectionFailed("The system allows this service no further thread.") from None
         try:
             return result.result(budget.require_time())
         except TimeoutError:
@@ -197,9 +200,9 @@ class OutboundClient:
         except (OSError, ValueError) as error:
             raise ConnectionFailed("The URL's host cannot be resolved.") from error
 
-    def _redirect_target(self, current: Url, response: "Response") -> Url | None:
+    def _redirect_target(self, current: Url, response: "HTTPResponse") -> Url | None:
         location = response.headers.get("Location")
-        if response.status_code not in _REDIRECT_STATUSES or location is None:
+        if response.status not in _REDIRECT_STATUSES or location is None:
             return None
         try:
             target = self._parse_allowed(urljoin(current.origin + current.target, location))
@@ -220,16 +223,3 @@ def _refusal(url: Url, *, is_allowlisted: bool) -> str | None:
     if not is_allowlisted and url.port not in ALLOWED_PORTS:
         return f"The URL's port must be {ALLOWED_PORTS[0]} or {ALLOWED_PORTS[1]}."
     return None
-
-
-def _read_body(response: "Response", budget: ExchangeBudget, max_bytes: int, sink: Sink) -> None:
-    from shared.net.pinned_http import read_chunks
-
-    if (response.raw.length_remaining or 0) > max_bytes:
-        raise ResponseTooLarge(status=response.status_code)
-    count = 0
-    for chunk in read_chunks(response, budget):
-        count += len(chunk)
-        if count > max_bytes:
-            raise ResponseTooLarge(status=response.status_code)
-        sink(chunk)

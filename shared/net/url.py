@@ -21,7 +21,9 @@ _LABEL = r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?"
 _HOST_NAME = re.compile(rf"{_LABEL}(\.{_LABEL})*")
 #: If the last label is a number, some resolvers read the name as an IPv4 address in octal, hex or short form.
 _NUMERIC_END = re.compile(r"(.*\.)?([0-9]+|0x[0-9a-f]*)")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+#: Names under these exist in one network only (RFC 6761, 6762, 8375, ICANN).
+PRIVATE_SUFFIXES = (".localhost", ".local", ".internal", ".home.arpa")
+DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True)
@@ -49,7 +51,7 @@ class Url:
         if match is None:
             raise ForbiddenUrl("The URL must have the form http://host/path or https://host/path, without a login.")
         scheme, host = match["scheme"].lower(), match["host"].lower()
-        port = int(match["port"] or _DEFAULT_PORTS[scheme])
+        port = int(match["port"] or DEFAULT_PORTS[scheme])
         if port > 65_535:
             raise ForbiddenUrl("The URL's port is out of range (1-65535).")
         address = _address(host)

@@ -122,7 +122,7 @@ DROPPED = Counter(
     expected=(("overtaken",), ("limit",), ("gone",)),
 )
 EVICTIONS = Counter(
-    "model_evictions", "Models that left memory, because room was needed or nobody used them", ("backend",)
+    "model_evictions", "Models evicted from memory, because it was needed or they were unused", ("backend",)
 )
 COUNTERS = (ACCEPTED, ENDED, REQUEUED, REUSED, IMAGES, SENT, DROPPED, EVICTIONS)
 

@@ -3,7 +3,7 @@
 import ssl
 from functools import cache
 from typing import Any
-from urllib.parse import parse_qsl
+from urllib.parse import parse_qsl, urlsplit
 
 from celery import Celery
 from kombu import Exchange, Queue
@@ -29,8 +29,8 @@ def create_celery(settings: Settings) -> Celery:
 
 def celery_config(settings: Settings) -> dict[str, Any]:
     """Celery's settings, as values that JSON can hold: Flower's process gets them without loading ours."""
-    address, _, options = settings.redis_url.replace("unix://", "redis+socket://", 1).partition("?")
-    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **dict(parse_qsl(options))}
+    address, options = _broker(settings.redis_url)
+    tls = {"ssl_cert_reqs": ssl.CERT_REQUIRED, **options}
     return {
         "broker_url": address,
         **({"broker_use_ssl": tls} if address.startswith("rediss://") else {}),
@@ -58,3 +58,13 @@ def celery_config(settings: Settings) -> dict[str, Any]:
             "health_check_interval": 10,
         },
     }
+
+
+def _broker(redis_url: str) -> tuple[str, dict[str, str]]:
+    """The URL as kombu has it, which names databases in another way than redis-py, and its other options."""
+    url = urlsplit(redis_url)
+    options = dict(parse_qsl(url.query))
+    database = options.pop("db", "")
+    if url.scheme == "unix":
+        return f"redis+socket://{url.netloc}{url.path}?virtual_host={database or 0}", options
+    return url._replace(path=f"/{database}" if database else url.path, query="").geturl(), options

@@ -5,6 +5,7 @@ asyncio, workers run it on threads.
 """
 
 import hashlib
+import logging
 import re
 import ssl
 import time
@@ -26,6 +27,8 @@ from redis.retry import Retry
 from shared.errors import ConfigurationError, RateLimited, StoreUnavailable
 from shared.redis.clock import StoreClock
 from shared.redis.pipelining import MakeConnection, PipelinedConnection, is_of_replica
+
+logger = logging.getLogger(__name__)
 
 #: A healthy server replies in under a millisecond.
 REPLY_TIMEOUT_SECONDS = 2.0
@@ -77,12 +80,15 @@ class Store:
         _files()
         self.client = client
         self._clock = StoreClock()
-        self._script = cache(lambda name: client.register_script(_source(name)))
 
     def run(self, operation: Operation[T]) -> T:
         """Raises StoreUnavailable when the server does not reply or cannot write."""
         with self._translated():
-            reply = self._script(operation.script)(keys=operation.keys, args=operation.args)
+            count, arguments = len(operation.keys), (*operation.keys, *operation.args)
+            try:
+                reply = self.client.evalsha(digest_of(operation.script), count, *arguments)
+            except redis.exceptions.NoScriptError:
+                reply = self.client.eval(_source(operation.script), count, *arguments)
         return operation.decode(reply)
 
     def run_all(self, operations: Sequence[Operation[Any]]) -> list[Any]:
@@ -93,7 +99,7 @@ class Store:
         pipeline = self.client.pipeline(transaction=False)
         for operation in operations:
             keys, args = operation.keys, operation.args
-            pipeline.evalsha(self._script(operation.script).sha, len(keys), *keys, *args)
+            pipeline.evalsha(digest_of(operation.script), len(keys), *keys, *args)
         with self._translated():
             replies = pipeline.execute(raise_on_error=False)
             return [self._decoded(*pair) for pair in zip(operations, replies, strict=True)]
@@ -153,15 +159,30 @@ def _translated() -> Iterator[None]:
         yield
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, TimeoutError) as error:
         raise StoreUnavailable from error
+    except redis.exceptions.InvalidResponse as error:
+        logger.warning("what answers in place of Redis is something else: %s", error)
+        raise StoreUnavailable from error
     except redis.exceptions.ResponseError as error:
         word, _, wait_ms = str(error).partition(" ")
         if word == "RATE":
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
-        if in_script := _IN_SCRIPT.search(str(error)):
-            word = in_script[1]
-        if not isinstance(error, _CANNOT_WRITE) and word not in _CANNOT_WRITE_WORDS:
+        if _is_denied(error):
+            # Like a password, permissions may change.
+            logger.warning("Redis denies its user what this service needs: %s", error)
+        elif not _may_pass(error):
             raise
         raise StoreUnavailable from error
+
+
+def _is_denied(error: redis.exceptions.ResponseError) -> bool:
+    return isinstance(error, redis.exceptions.NoPermissionError) or str(error).startswith("ACL failure in script")
+
+
+def _may_pass(error: redis.exceptions.ResponseError) -> bool:
+    """Whether it is about the present state of the server, and not about the command."""
+    in_script = _IN_SCRIPT.search(str(error))
+    word = in_script[1] if in_script else str(error).partition(" ")[0]
+    return isinstance(error, _CANNOT_WRITE) or word in _CANNOT_WRITE_WORDS
 
 
 #: Errors of a server that is full, a replica, unable to save or still starting. redis-py has classes for some of
@@ -184,20 +205,22 @@ def require_redis(url: str) -> bool:
     """
     if not url:
         raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
-    client = connect(url)
     try:
-        client.ping()
+        with connect(url) as client:
+            client.ping()
     except (TypeError, ValueError):
         # The query of the URL becomes arguments of the connection.
-        raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option.") from None
+        raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option or value.") from None
     except redis.exceptions.AuthenticationError:
         raise ConfigurationError("SD_REDIS_URL is wrong: the Redis server refuses its user name or password.") from None
+    except redis.exceptions.InvalidResponse:
+        raise ConfigurationError("SD_REDIS_URL is wrong: the server at this address is not Redis.") from None
     except redis.exceptions.RedisError as error:
         if (problem := _tls_problem(error)) is not None:
             raise ConfigurationError(problem) from None
+        if isinstance(error, redis.exceptions.ResponseError) and not _may_pass(error):
+            raise ConfigurationError(f"SD_REDIS_URL is wrong: the Redis server answers `{error}`.") from None
         return False
-    finally:
-        client.close()
     return True
 
 

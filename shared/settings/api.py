@@ -34,16 +34,16 @@ class ApiSettings(HttpServerSettings, WebhookSecretSettings):
     the first of SD_BACKENDS."""
     model_aliases: Annotated[dict[str, str], Group.MODELS, BeforeValidator(_aliases)] = {}
     """More names for models, comma-separated `alias=model`, for clients with a fixed list. `default` stands for the
-    default model; dall-e-2, dall-e-3, gpt-image-1 and their like are names of it already."""
+    default model; dall-e-2, dall-e-3, gpt-image-1 and similar names do so already."""
     protocols: Annotated[tuple[ApiProtocol, ...], Group.NETWORK, BeforeValidator(split_commas), Field(min_length=1)] = (
         tuple(ApiProtocol)
     )
-    """Protocols to serve beside the native one, comma-separated; `native` alone switches all others off."""
+    """Protocols to serve, comma-separated. The native one is always served; `native` alone switches all others off."""
     client_wait_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=86_400)] = 1800
     """How long clients of other protocols wait for the image before they get an error and the job continues. Clients
-    that number their attempts, and so ask again by themselves, wait for SD_SYNC_TIMEOUT_SECONDS."""
+    that number their attempts, and so retry by themselves, wait for SD_SYNC_TIMEOUT_SECONDS."""
     sync_timeout_seconds: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=3600)] = 110
-    """How long /api/txt2img waits for the image before it answers 202 and the job continues. Most clients time out
+    """How long /api/txt2img waits for the image before it returns 202 and the job continues. Most clients time out
     after 120 seconds."""
     max_queued_jobs: Annotated[int, Group.JOB_LIMITS, Field(ge=1, le=1_000_000)] = 1000
     """Maximum queued jobs; excess jobs get 429."""

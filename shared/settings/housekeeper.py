@@ -23,6 +23,6 @@ class HousekeeperSettings(WebhookSecretSettings):
     entries, and for entries without a path to n8n's Wait nodes (/webhook-waiting), because callers choose all other
     URLs."""
     webhook_inline_max_bytes: Annotated[int, Group.WEBHOOKS, Field(ge=0, le=16_777_216)] = 2_097_152
-    """Maximum total size of images that a webhook carries inline, if its caller asks for that."""
+    """Maximum total size of images that a webhook contains if the request sets webhook_inline_images."""
     webhook_concurrency: Annotated[int, Group.WEBHOOKS, Field(ge=1, le=256)] = 32
     """Maximum webhooks that a housekeeper sends at the same time, to all receivers together."""

@@ -32,8 +32,13 @@ def _api_keys(value: object) -> object:
 
 
 def http_url(value: str) -> str:
-    if value and (urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).hostname):
-        raise ValueError("must be an http or https URL such as https://images.example.com")
+    try:
+        url = urlsplit(value)
+        is_valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
+    except ValueError:
+        is_valid = False
+    if value and not (is_valid and re.fullmatch(r"[^\s@?#]+", value)):
+        raise ValueError("must be an http or https URL without a login and a query, such as https://images.example.com")
     return value.rstrip("/")
 
 
@@ -86,7 +91,7 @@ class HttpServerSettings(BaseModel):
     generates one. Clients send it as X-API-Key, as Authorization: Bearer, or as the password of HTTP Basic. If empty,
     no key is required."""
     allow_open: Annotated[bool, Group.NETWORK] = False
-    """Allow the service to be open to the network without API keys."""
+    """Allow the service to listen on the network without API keys."""
     allowed_hosts: Annotated[
         tuple[Annotated[str, AfterValidator(_host)], ...], Group.NETWORK, BeforeValidator(split_commas)
     ] = ()
@@ -102,7 +107,7 @@ class HttpServerSettings(BaseModel):
         tuple[Annotated[str, AfterValidator(_network)], ...], Group.NETWORK, BeforeValidator(split_commas)
     ] = ()
     """Reverse proxies whose X-Forwarded-For, -Proto, -Host and -Prefix are trusted: IP addresses or networks,
-    comma-separated. If empty, none are."""
+    comma-separated. If empty, no proxy is trusted."""
     requests_per_second: Annotated[float, Group.TRAFFIC_LIMITS, Field(ge=0, le=1_000_000, allow_inf_nan=False)] = 500
     """Sustained request rate per API key, or per client address (/64 network for IPv6) if no keys are set; excess
     requests get 429. An input image to fetch counts as ten requests, each megabyte of a body as one more. A request
@@ -126,7 +131,7 @@ class HttpServerSettings(BaseModel):
     body_timeout_seconds: Annotated[float, Group.TRAFFIC_LIMITS, Field(gt=0, le=600)] = 20
     """How long a client may take to send a body, plus one second for every 16 KB of it; slower ones get 408."""
     access_log: Annotated[bool, Group.OPERATIONS] = False
-    """Log each request: method, path without its query, status, duration, and what was wrong."""
+    """Log each request: method, path without its query, status, duration, and the reason of an error."""
 
     @property
     def reachable_address(self) -> str:

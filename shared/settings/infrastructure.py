@@ -32,8 +32,10 @@ File = Annotated[FilePath, BeforeValidator(_expand_home)]
 def _redis_url(value: str) -> str:
     if not value:
         return value
-    if not re.match("(redis|rediss|unix)://", value, re.IGNORECASE):
+    scheme, separator, rest = value.partition("://")
+    if scheme.lower() not in ("redis", "rediss", "unix"):
         raise ValueError("must begin with redis://, rediss:// or unix://")
+    value = f"{scheme.lower()}{separator}{rest}"
     try:
         url = urlsplit(value)
         has_valid_port = url.port != 0
@@ -44,6 +46,8 @@ def _redis_url(value: str) -> str:
         ) from None
     if not has_valid_port or not (url.path if url.scheme == "unix" else url.hostname):
         raise ValueError("must look like redis://:password@host:6379/0 or unix:///path/to/socket")
+    if url.scheme != "unix" and not re.fullmatch(r"(/\d*)?", url.path, re.ASCII):
+        raise ValueError("must end after the port, or with the number of a database, such as /0")
     return value
 
 

@@ -42,7 +42,14 @@ def variable(field: str) -> str:
 
 
 def _settings_in(variables: Mapping[str, str]) -> dict[str, str]:
-    return {name.upper(): value for name, value in variables.items() if value and name.upper().startswith(PREFIX)}
+    texts = {name.upper(): _unquoted(value) for name, value in variables.items() if name.upper().startswith(PREFIX)}
+    return {name: text for name, text in texts.items() if text}
+
+
+def _unquoted(value: str) -> str:
+    """Without the line break at the end of a file with a secret, and the quotes that `docker run --env-file` keeps."""
+    text = value.strip()
+    return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
 def unknown_setting_warnings() -> list[str]:

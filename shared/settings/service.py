@@ -18,8 +18,8 @@ from shared.settings.infrastructure import InfrastructureSettings
 PREFIX = "SD_"
 
 
-def _bfl_key(value: SecretStr) -> SecretStr:
-    # The HTTP client would quote a key that is not a valid header value in its error.
+def header_key(value: SecretStr) -> SecretStr:
+    # An HTTP client would quote a key that is not a valid header value in its error.
     key = value.get_secret_value().strip()
     if not (key.isascii() and key.isprintable()) or " " in key:
         raise ValueError("must be visible ASCII characters without spaces")
@@ -66,7 +66,7 @@ class Settings(InfrastructureSettings):
     )
     """Backends to run, comma-separated: sd, flux-local, flux-api, or null, which draws test patterns without a model.
     `imagegen up` starts a worker for each."""
-    bfl_api_key: Annotated[Annotated[SecretStr, AfterValidator(_bfl_key)] | None, Group.START] = None
+    bfl_api_key: Annotated[Annotated[SecretStr, AfterValidator(header_key)] | None, Group.START] = None
     """API key of Black Forest Labs (https://dashboard.bfl.ai) for flux-api."""
     bfl_default_model: Annotated[str, Group.CLOUD, AfterValidator(_bfl_model)] = DEFAULT_MODEL
     """Model of flux-api for requests without `bfl_model`."""

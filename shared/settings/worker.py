@@ -11,7 +11,7 @@ from shared.net.url import Url
 from shared.settings.groups import Group
 from shared.settings.http_server import is_loopback, split_commas
 from shared.settings.infrastructure import Folder, expand_home
-from shared.settings.service import Settings
+from shared.settings.service import Settings, header_key
 
 
 def _api_url(value: str) -> str:
@@ -48,14 +48,14 @@ class WorkerSettings(Settings):
     flux_model_id: Annotated[str, Group.START, Field(min_length=1), AfterValidator(expand_home)] = (
         "black-forest-labs/FLUX.2-klein-4B"
     )
-    """Model of the flux-local backend, of any family, in the same ways as SD_MODEL_ID."""
+    """Model of the flux-local backend: of any family, with the same values as SD_MODEL_ID."""
     models: Annotated[
         tuple[Annotated[str, Field(min_length=1), AfterValidator(expand_home)], ...],
         Group.MODELS,
         BeforeValidator(split_commas),
     ] = ()
     """More models that requests may choose, comma-separated: Hugging Face ids, folders in diffusers' format, or files.
-    What lies in SD_MODEL_DIR need not be named."""
+    Models in SD_MODEL_DIR need not be listed."""
     data_dir: Annotated[Folder, Group.STORAGE] = Path("data")
     """Folder for the queue and the job records of the embedded Redis, for the logs of `imagegen up`, and for compiled
     models."""
@@ -67,11 +67,11 @@ class WorkerSettings(Settings):
     can be used at once."""
     embedding_dir: Annotated[Folder, Group.MODELS] = Path("models/embeddings")
     """Folder of textual inversion embeddings for Stable Diffusion: .safetensors files, also in subfolders. A prompt
-    uses one by its name without the ending; new files can be used at once."""
+    uses one by its name without the extension; new files can be used at once."""
     model_keep_alive_seconds: Annotated[int, Group.MODELS, Field(ge=-1)] = -1
-    """How long a worker keeps a model in memory that no job uses; -1 keeps it until another model needs the room."""
+    """How long a worker keeps an unused model in memory; -1 keeps it until another model needs the space."""
     model_memory_bytes: Annotated[int, Group.PERFORMANCE, Field(ge=0)] = 0
-    """Memory of the device that the weights of all models in a worker may take together. 0 uses what is free."""
+    """Maximum device memory for the weights of all models in a worker. 0 uses the memory that is free."""
     model_affinity_seconds: Annotated[int, Group.PERFORMANCE, Field(ge=0, le=3600)] = 20
     """How much longer a job may wait because workers prefer jobs whose model they have in memory. 0 runs jobs strictly
     in the order of the queue."""
@@ -80,8 +80,8 @@ class WorkerSettings(Settings):
     safety_checker_id: Annotated[str, Group.MODELS, Field(min_length=1), AfterValidator(expand_home)] = (
         "CompVis/stable-diffusion-safety-checker"
     )
-    """Safety checker for models without their own: a Hugging Face id or a local folder."""
-    huggingface_token: Annotated[SecretStr | None, Group.MODELS] = None
+    """Safety checker for models that come without one: a Hugging Face id or a local folder."""
+    huggingface_token: Annotated[Annotated[SecretStr, AfterValidator(header_key)] | None, Group.MODELS] = None
     """Hugging Face token for models that require a login. If empty, the token of `hf auth login` is used."""
     max_batch_size: Annotated[int, Group.PERFORMANCE, Field(ge=1, le=64)] = 4
     """Maximum images per batch. A batch holds the images of one job and of queued jobs with the same size and options.
@@ -107,7 +107,7 @@ class WorkerSettings(Settings):
     """Cache results of local models: if the same API key repeats a request with the same seed, the job gets the images
     of the earlier job, which `reused_from` names."""
     restart_backoff_seconds: Annotated[int, Group.OPERATIONS, Field(ge=0, le=3600)] = 0
-    """Maximum pause before a worker exits that cannot load its model; pauses grow with each failure in a row. For
+    """Maximum pause before a worker that cannot load its model exits; pauses grow with each failure in a row. For
     supervisors that restart it at once, such as Docker; compose.yaml sets 300. 0 means no pause."""
     bfl_base_url: Annotated[str, Group.CLOUD, AfterValidator(_api_url)] = "https://api.bfl.ai"
     """API that flux-api calls; https://api.eu.bfl.ai and https://api.us.bfl.ai keep requests in one region."""

@@ -1,6 +1,7 @@
 """Connect to an S3-compatible bucket; the AWS_ variables of the environment hold the credentials."""
 
 import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ logger = logging.getLogger(__name__)
 
 #: Object that each process writes at start, so that missing permissions show before an image is made.
 PROBE = ".imagegen"
+#: What the service answers, as XML.
+_ANSWER = re.compile(r"(?:<\?xml[^>]*>\s*)?<Error>\s*<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
+#: It will not accept the same request later: a wrong region or an expired token, for example.
+_REFUSED = re.compile(r"status code: 4(?!08|29)[0-9][0-9]")
 
 
 @dataclass(frozen=True)
@@ -71,13 +76,20 @@ def supports_conditional_writes(store: S3Store) -> bool:
         match error.__cause__:
             case FileNotFoundError():
                 raise ConfigurationError("SD_OUTPUT_URL is wrong: the bucket does not exist.") from None
-            case PermissionDeniedError() | UnauthenticatedError():
-                raise ConfigurationError(
-                    "SD_OUTPUT_URL, AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is wrong: the bucket is not writable."
-                ) from None
+            case PermissionDeniedError() | UnauthenticatedError() as cause:
+                raise ConfigurationError(_not_writable(cause)) from None
+            case cause if _REFUSED.search(str(cause)):
+                raise ConfigurationError(_not_writable(cause)) from None
             case cause:
                 return "NotImplemented" not in str(cause)
     return False
+
+
+def _not_writable(error: object) -> str:
+    reason = "the bucket is not writable"
+    if answer := _ANSWER.search(str(error)):
+        reason = f"{reason} ({_quoted(answer)})"
+    return f"SD_OUTPUT_URL, AWS_REGION, AWS_ACCESS_KEY_ID or AWS_SECRET_ACCESS_KEY is wrong: {reason}."
 
 
 @contextmanager
@@ -101,5 +113,12 @@ def _log_unavailable(error: Exception) -> StorageUnavailable:
 
 
 def _first_line(error: Exception) -> str:
-    """Without the lines that describe internals of the library."""
-    return str(error).partition("\n")[0]
+    """With what the service answers, and without the lines that describe internals of the library."""
+    text = str(error)
+    answer = _ANSWER.search(text)
+    return f"{text[: answer.start()]}{_quoted(answer)}" if answer else text.partition("\n")[0]
+
+
+def _quoted(answer: re.Match[str]) -> str:
+    """Its code and its message: the rest has keys and signatures."""
+    return ": ".join(part.strip().rstrip(".") for part in answer.groups() if part)

@@ -68,9 +68,10 @@ class ImageStore:
         name = image_name(job, index)
         while not self.storage.create(name, data, f"{job.id}-{index}.{job.attempt}"):
             existing = self.storage.read(name)
-            if existing is not None and _has_valid_header(existing):
-                return existing
-            self.storage.remove([name])
+            if existing is not None:
+                if _has_valid_header(existing):
+                    return existing
+                self.storage.remove([name])
         return data
 
     def save_thumbnail(self, job: Job, index: int, width: int, data: bytes) -> None:

@@ -1,4 +1,4 @@
-"""Sizes that a model does not make well are made at one that it does."""
+"""Sizes that do not suit a model are rendered at one that does."""
 
 from typing import Any
 
@@ -53,7 +53,7 @@ def test_a_size_is_made_at_the_native_area_and_scaled(model: Capabilities, reque
     assert (request.width, request.height) == pytest.approx(made, abs=model.multiple_of)
     assert (request.output_width, request.output_height) == requested
     made_at, final = f"{request.width}x{request.height}", f"{requested[0]}x{requested[1]}"
-    assert warnings == (f"made at {made_at}, which {model.model} makes well, and scaled to {final}",)
+    assert warnings == (f"rendered at {made_at}, which suits {model.model}, and scaled to {final}",)
 
 
 @pytest.mark.parametrize("requested", [(1024, 1792), (512, 512), (144, 112)])

@@ -27,8 +27,16 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("SD_BACKENDS", ","),
         ("SD_DEFAULT_BACKEND", "5ecret"),
         ("SD_REDIS_URL", "http://user:5ecret@host"),
+        ("SD_REDIS_URL", "redis://:5ecret@host/5ecret"),
+        ("SD_REDIS_URL", "redis://:5ecret@host/0/1"),
         ("SD_REDIS_PREFIX", "5ecret 5ecret"),
         ("SD_PUBLIC_URL", "5ecret.example.com"),
+        ("SD_PUBLIC_URL", "https://me:5ecret@example.com"),
+        ("SD_PUBLIC_URL", "https://example.com/?5ecret"),
+        ("SD_PUBLIC_URL", "https://example.com/#5ecret"),
+        ("SD_PUBLIC_URL", "https://example.com:5ecret"),
+        ("SD_PUBLIC_URL", "https://[5ecret"),
+        ("SD_PUBLIC_URL", "https://example.com/5 ecret"),
         ("SD_LOG_FORMAT", "5ecret"),
         ("SD_JOB_TIMEOUT_SECONDS", "0"),
         ("SD_MAX_PIXELS", "-5"),
@@ -50,6 +58,9 @@ def _empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("SD_WEBHOOK_ALLOW", "http://user:5ecret@n8n:5678"),
         ("SD_WEBHOOK_ALLOW", "http://n8n:5678,*.5ecret"),
         ("SD_WEBHOOK_ALLOW", "http://5ecret:99999"),
+        ("SD_FLOWER_BASIC_AUTH", "5ecret"),
+        ("SD_FLOWER_BASIC_AUTH", "me:5ecret-ü"),
+        ("SD_HUGGINGFACE_TOKEN", "“hf_5ecret”"),
         ("SD_EGRESS_PROXY", "5ecret"),
         ("SD_EGRESS_PROXY", "http://me:5ecret@proxy"),
         ("SD_EGRESS_PROXY", "https://me:5ecret@proxy:3128"),
@@ -104,6 +115,35 @@ def test_an_empty_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch) -> N
     settings = load(ApiSettings)
 
     assert (settings.port, settings.default_backend) == (7860, None)
+
+
+@pytest.mark.parametrize("value", [" abc-of-sixteen-chars\n", '"abc-of-sixteen-chars"', "'abc-of-sixteen-chars'"])
+def test_a_line_break_and_quotes_around_a_value_do_not_belong_to_it(
+    monkeypatch: pytest.MonkeyPatch, value: str
+) -> None:
+    for name in ("SD_HUGGINGFACE_TOKEN", "SD_LINK_SECRET", "SD_MODEL_ID"):
+        monkeypatch.setenv(name, value)
+
+    settings = load(LauncherSettings)
+
+    secrets = {secret.get_secret_value() for secret in (settings.huggingface_token, settings.link_secret) if secret}
+    assert {*secrets, settings.model_id} == {"abc-of-sixteen-chars"}
+
+
+@pytest.mark.parametrize("value", [" ", '""', "' '", "\n"])
+def test_a_blank_variable_counts_as_unset(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("SD_PORT", value)
+    monkeypatch.setenv("SD_MODEL_ID", value)
+
+    settings = load(LauncherSettings)
+
+    assert (settings.port, settings.model_id) == (7860, "starter")
+
+
+def test_the_scheme_of_a_redis_url_may_have_capitals(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_REDIS_URL", "REDIS://:Secret@Host:6379/2")
+
+    assert load(Settings).redis_url == "redis://:Secret@Host:6379/2"
 
 
 def test_backends_are_comma_separated(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -222,7 +222,7 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
 
 
 def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:
-    area = studio.page.get_by_role("group", name=re.compile("to begin with"))
+    area = studio.page.get_by_role("group", name=re.compile("Input image"))
     expect(area).to_be_visible()
     area.evaluate(
         """(area, bytes) => {
@@ -329,7 +329,7 @@ def test_a_paid_model_says_what_it_costs_and_has_only_its_own_controls(
     studio = open_studio(stack.api)
     expect(studio.page.get_by_text("Its price is known after the first image. 123.5 credits are left.")).to_be_visible()
     expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
-    expect(studio.page.get_by_label("Not in the image")).to_have_count(0)
+    expect(studio.page.get_by_label("Negative prompt")).to_have_count(0)
 
     studio.generate(PROMPT)
     expect(studio.made(PROMPT)).to_be_visible()

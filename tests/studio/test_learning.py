@@ -89,7 +89,7 @@ def test_a_recipe_of_automatic1111_is_read_and_used(studio: Studio) -> None:
     said = "This service has no model someone's, model: the chosen one stays."
     expect(studio.page.get_by_role("status")).to_have_text(said)
     expect(studio.prompt).to_have_value('a cat, "quoted" (and: weighted:1.2)\non two lines')
-    for label, expected in (("Not in the image", "blurry, dog"), ("Seed", "987654"), ("Width", "96"), ("Height", "64")):
+    for label, expected in (("Negative prompt", "blurry, dog"), ("Seed", "987654"), ("Width", "96"), ("Height", "64")):
         expect(value(studio, label)).to_have_value(expected)
     expect(value(studio, "Steps")).to_have_value("31")
     expect(value(studio, "Guidance")).to_have_value("6.5")
@@ -166,7 +166,7 @@ def test_the_viewer_shows_the_data_and_takes_it_over(studio: Studio, job: dict[s
     viewer.get_by_role("button", name="Everything").click()
 
     expect(studio.prompt).to_have_value("a red house")
-    for label, expected in (("Not in the image", "tree"), ("Seed", "55"), ("Steps", "4")):
+    for label, expected in (("Negative prompt", "tree"), ("Seed", "55"), ("Steps", "4")):
         expect(value(studio, label)).to_have_value(expected)
 
 

@@ -109,6 +109,24 @@ def test_a_huge_list_is_refused_before_its_entries_take_memory(api: Api, field: 
         assert_problem(answer, 413, "payload-too-large")
 
 
+@pytest.mark.parametrize("version", ["2025-11-25", "2026-07-28"])
+def test_a_message_of_an_agent_with_a_huge_list_is_refused_before_it_takes_memory(api: Api, version: str) -> None:
+    # The first message loads the SDK.
+    assert call_tool(api, "list_models", "{}", version).status_code != 413
+    with no_growth(api):
+        answer = call_tool(api, "list_models", f'{{"prompt":[{",".join(["{}"] * 10_000_000)}]}}', version)
+
+    assert_problem(answer, 413, "payload-too-large")
+
+
+def test_a_large_image_of_an_agent_is_not_held_in_memory(api: Api) -> None:
+    assert call_tool(api, "list_models", "{}").status_code == 200
+    with no_growth(api):
+        answer = call_tool(api, "edit_image", f'{{"prompt":"x","image":"{"A" * 60 * MEGABYTE}"}}')
+
+    assert "/image: an image may have at most" in answer.text
+
+
 @pytest.mark.parametrize("field", ["image", "loras", "webhook_events", "metadata"])
 def test_only_a_few_of_many_wrong_entries_are_named(api: Api, field: str) -> None:
     with no_growth(api):
@@ -116,6 +134,13 @@ def test_only_a_few_of_many_wrong_entries_are_named(api: Api, field: str) -> Non
 
     assert_problem(answer, 422, "invalid-request")
     assert len(answer.json()["errors"]) == 1
+
+
+def call_tool(api: Api, name: str, arguments: str, version: str = "2025-11-25") -> requests.Response:
+    headers = {"content-type": "application/json", "accept": "application/json, text/event-stream"}
+    headers["mcp-protocol-version"] = version
+    message = f'{{"jsonrpc":"2.0","id":1,"method":"tools/call","params":{{"name":"{name}","arguments":{arguments}}}}}'
+    return requests.post(f"{api.url}/mcp", data=message.encode(), headers=headers, timeout=60)
 
 
 def sent(api: Api, body: str) -> requests.Response:

@@ -129,15 +129,10 @@ class Reproducible(Protocol):
 
 @runtime_checkable
 class ReportsPlacement(Protocol):
-    """An engine that chooses how much of its model is on the device."""
+    """An engine that chooses how much of its model is on the device, and how it runs there."""
 
     @property
     def placement(self) -> str: ...
-
-
-@runtime_checkable
-class ReportsAcceleration(Protocol):
-    """An engine that runs its model in faster ways than its library does by default."""
 
     @property
     def acceleration(self) -> str:
@@ -146,7 +141,7 @@ class ReportsAcceleration(Protocol):
 
 
 def acceleration_of(engine: Engine) -> str | None:
-    return engine.acceleration if isinstance(engine, ReportsAcceleration) else None
+    return engine.acceleration if isinstance(engine, ReportsPlacement) else None
 
 
 @runtime_checkable
@@ -158,12 +153,12 @@ class ReportsCredits(Protocol):
         ...
 
 
-#: Bytes of the parts of a model. A part that several models have is the same key in each.
+#: Bytes of the parts of a model. A part that several models share has the same key in each.
 Sizes = Mapping[Hashable, int]
 
 
 class PooledEngine(Engine, Protocol):
-    """An engine of one of several models, which can wait in main memory while another one has the device."""
+    """An engine of one of several models. Its model can wait in main memory while another one uses the device."""
 
     @property
     def sizes(self) -> Sizes:
@@ -171,7 +166,7 @@ class PooledEngine(Engine, Protocol):
         ...
 
     def move_to_main_memory(self) -> None:
-        """Without effect where the device is the CPU. What another model needs on the device stays there."""
+        """No effect if the device is the CPU. Parts that another model needs on the device stay there."""
         ...
 
     def move_to_device(self) -> None:
@@ -179,31 +174,35 @@ class PooledEngine(Engine, Protocol):
         ...
 
     def close(self) -> None:
-        """Free its memory. It is not used again."""
+        """Free its memory. It must not be used afterwards."""
         ...
 
 
-#: Receives how many bytes of a model are loaded, and how many it has.
+#: Called with the loaded bytes of a model, and its total.
 OnLoad = Callable[[int, int], None]
 
 
-class EngineSource(Protocol):
-    """The engines of a worker by the names of their models."""
+class KnownModels(Protocol):
+    """What a worker knows of its models without loading them."""
 
     @property
     def default_model(self) -> str: ...
 
-    @property
-    def loaded(self) -> Set[str] | None:
-        """Models that need no loading; None if none ever does."""
-        ...
-
     def capabilities(self, model: str) -> Capabilities:
-        """Known without loading. Raises ModelNotFound and ModelUnavailable."""
+        """Raises ModelNotFound and ModelUnavailable."""
         ...
 
     def revision(self, model: str) -> str | None:
-        """Identifies the files of a model; None if unknown."""
+        """Identifies the files of a model; None if unknown. Raises ModelNotFound."""
+        ...
+
+
+class EngineSource(KnownModels, Protocol):
+    """The engines of a worker by the names of their models."""
+
+    @property
+    def loaded(self) -> Set[str] | None:
+        """Models that need no loading; None if none ever does."""
         ...
 
     def use(self, model: str, on_load: OnLoad) -> AbstractContextManager[Engine]:
@@ -229,7 +228,7 @@ class SingleEngine:
         offered = self.engine.capabilities
         for choice in offered.choices or (offered,):
             if choice.model == model:
-                # The choice itself stays in it, so that the resolved request names the model.
+                # `choices` keeps this model, so that the resolved request names it.
                 return choice.model_copy(update={"choices": (choice,) if offered.choices else ()})
         raise ModelNotFound
 

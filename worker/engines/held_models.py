@@ -4,33 +4,40 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from shared.errors import ModelUnavailable
+from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
-from worker.engines.base import OnLoad, PooledEngine, Sizes
+from worker.engines.base import KnownModels, OnLoad, PooledEngine, Sizes
 
 
-class ModelLoader(Protocol):
+class ModelLoader(KnownModels, Protocol):
     """Finds and loads models. It does not know which ones are in memory."""
 
-    @property
-    def default_model(self) -> str: ...
-
-    def capabilities(self, model: str) -> Capabilities:
-        """Raises ModelNotFound and ModelUnavailable."""
-        ...
-
-    def revision(self, model: str) -> str | None:
-        """Raises ModelNotFound."""
-        ...
-
     def expected_sizes(self, model: str) -> Sizes:
-        """Memory that a model is expected to take: measured before, or the size of its files. Parts that other models
-        have in memory already have their keys.
+        """Memory that a model is expected to take: measured before, or the size of its files. Parts that are in memory
+        already have the same keys as in the models that have them.
         """
         ...
 
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
         ...
+
+
+@dataclass(frozen=True)
+class Inspected:
+    """What was found out about the files of a model without loading it."""
+
+    revision: str
+    capabilities: Capabilities | None
+    reason: str | None = None
+    """Why it cannot be used."""
+
+    def require(self, model: str) -> Capabilities:
+        """Raises ModelUnavailable."""
+        if self.capabilities is None:
+            raise ModelUnavailable(f"The model {model} cannot be used: {self.reason}")
+        return self.capabilities
 
 
 @dataclass(frozen=True)
@@ -51,29 +58,20 @@ class HeldModel:
 
 
 def added_bytes(sizes: Sizes, models: Iterable[HeldModel]) -> int:
-    """Of the parts that none of these models has."""
+    """Bytes of the parts that none of these models has."""
     present = {part for model in models for part in model.sizes}
     return sum(size for part, size in sizes.items() if part not in present)
 
 
 def total_bytes(models: Iterable[HeldModel]) -> int:
-    """With parts that several of them have counted once."""
+    """Bytes of all parts; shared ones count once."""
     return sum({part: size for model in models for part, size in model.sizes.items()}.values())
 
 
-@dataclass(frozen=True)
-class Load:
-    """A load in progress."""
-
-    model: str
-    bytes_done: int
-    bytes_total: int
-
-
 class PoolListener(Protocol):
-    """Receives what changes, on the thread that changes it, with no lock but that of loading."""
+    """Is notified of changes, on the thread that makes them. That thread holds at most the lock of loading."""
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None: ...
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None: ...
 
     def loaded(self, model: HeldModel, seconds: float) -> None: ...
 

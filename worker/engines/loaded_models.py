@@ -10,15 +10,16 @@ from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemory, RequestError
+from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad, Sizes
-from worker.engines.held_models import HeldModel, Load, ModelLoader, PoolListener, added_bytes, total_bytes
+from worker.engines.held_models import HeldModel, ModelLoader, PoolListener, added_bytes, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
-#: How long a model that could not be loaded is not tried again, unless its files change.
+#: How long a failed load is not tried again, unless the model's files change.
 RETRY_SECONDS = 60.0
 
 
@@ -30,14 +31,14 @@ class LoadedModels:
     budget: MemoryBudget
     listener: PoolListener
     keep_alive_seconds: float = -1
-    """Models that were not used for this time are evicted; -1 keeps them until room is needed."""
+    """Models that are unused for this long are evicted; -1 keeps them until their memory is needed."""
     clock: Callable[[], float] = time.monotonic
     pinned: Set[str] = frozenset()
     """Models that are never evicted."""
     _models: dict[str, HeldModel] = field(default_factory=dict)
     _failures: dict[tuple[str, str | None], tuple[float, ImagegenError]] = field(default_factory=dict)
     _changing: threading.RLock = field(default_factory=threading.RLock)
-    """Held while models are loaded or moved: libraries patch globals meanwhile, and room is made only once."""
+    """Held while models are loaded or moved: libraries patch globals meanwhile, and memory is freed once."""
     _state: threading.Lock = field(default_factory=threading.Lock)
 
     @property
@@ -118,7 +119,7 @@ class LoadedModels:
         begin = self.clock()
 
         def report(done: int, total: int) -> None:
-            self.listener.changed(self.models, Load(model, done, total))
+            self.listener.changed(self.models, ModelLoad(model=model, bytes_done=done, bytes_total=total))
             on_load(done, total)
 
         try:
@@ -143,15 +144,15 @@ class LoadedModels:
         return held
 
     def _evicting_others(self, model: str, action: Callable[[], T]) -> T:
-        """Repeat it, and evict one other model after the other, while memory does not suffice."""
+        """Repeat the action, and evict one other model after the other, while it runs out of memory."""
         while True:
             try:
                 return action()
             except (OutOfMemory, MemoryError) as error:
                 _clear_frames(error)
                 if not self._evict_one(keep=model):
-                    raise ModelUnavailable(f"The model {model} needs more memory than there is.") from error
-                logger.warning("memory did not suffice for %s; trying again with fewer models", model)
+                    raise ModelUnavailable(f"The model {model} needs more memory than is available.") from error
+                logger.warning("out of memory while loading %s; trying again with fewer models", model)
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
         self._make_room(held.name, held.sizes, keep=held.name)
@@ -175,7 +176,7 @@ class LoadedModels:
             raise ModelUnavailable(f"The model {model} needs {missing / 1e9:.1f} GB more memory than can be freed.")
 
     def _free_device(self, keep: str = "") -> bool:
-        """Take the least recently used model that is not needed from the device; False if there is none."""
+        """Move or evict the least recently used model on the device that may leave it; False if there is none."""
         on_device = [held for held in self._evictable() if held.is_on_device and held.name != keep]
         if not on_device:
             return False
@@ -190,7 +191,7 @@ class LoadedModels:
         return True
 
     def _has_main_memory(self, size: int) -> bool:
-        """Evict models that wait there for longer, if that makes the room."""
+        """Whether main memory has room, after evicting models that wait there if necessary."""
         while not self.budget.has_main_memory(size):
             waiting = [held for held in self._evictable() if not held.is_on_device]
             if not waiting:
@@ -199,7 +200,7 @@ class LoadedModels:
         return True
 
     def _evict_one(self, keep: str) -> bool:
-        """Free the memory of the least recently used model that is not needed; False if there is none."""
+        """Evict the least recently used model that may be evicted; False if there is none."""
         candidates = [held for held in self._evictable() if held.name != keep]
         if candidates:
             self._evict(candidates[-1])
@@ -218,7 +219,7 @@ class LoadedModels:
 
     def _evict(self, held: HeldModel) -> None:
         with self._state:
-            # It may have left together with one that has the same parts.
+            # It may have been evicted already, with a model that shares its parts.
             if self._models.pop(held.name, None) is None:
                 return
         self._leave_parts(held)
@@ -227,7 +228,7 @@ class LoadedModels:
         self.listener.evicted(held.name)
 
     def _leave_parts(self, held: HeldModel) -> None:
-        """Models in main memory that have parts of one that leaves get them there; without room, they leave as well."""
+        """Leave shared parts of an evicted model to models in main memory, or evict those, too, if it has no room."""
         heirs = [one for one in self._evictable() if not one.is_on_device and one.sizes.keys() & held.sizes.keys()]
         left = {part: size for one in heirs for part, size in one.sizes.items() if part in held.sizes}
         size = added_bytes(left, self._on_device()) if held.is_on_device else 0
@@ -251,7 +252,7 @@ class LoadedModels:
 
 
 def _failure(model: str, error: Exception) -> ImagegenError:
-    """What the jobs of a model that cannot be loaded fail with."""
+    """The error of jobs whose model cannot be loaded."""
     if isinstance(error, RequestError | JobFailure):
         logger.warning("%s cannot be loaded: %s", model, error.detail)
         return error
@@ -263,9 +264,9 @@ def _failure(model: str, error: Exception) -> ImagegenError:
 
 
 def _clear_frames(error: BaseException | None) -> None:
-    """The error is kept, but not the weights that had been read: the frames of its traceback hold them."""
+    """Release the weights that the frames of a traceback hold, because the error itself is kept."""
     seen = set[int]()
-    # A chain may end where it began.
+    # A chain of causes may be a circle.
     while error is not None and id(error) not in seen:
         seen.add(id(error))
         traceback.clear_frames(error.__traceback__)

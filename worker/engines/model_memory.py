@@ -3,7 +3,6 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 #: Stays free for rendering, beside what the engine itself plans for: at least so much, and this share of the model.
 MIN_WORKING_BYTES, WORKING_SHARE = 1 << 30, 0.15
@@ -11,26 +10,9 @@ MIN_WORKING_BYTES, WORKING_SHARE = 1 << 30, 0.15
 MAIN_MEMORY_RESERVE_BYTES = 2 << 30
 
 
-class MemoryBudget(Protocol):
-    """How much memory models may take."""
-
-    @property
-    def is_strict(self) -> bool:
-        """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
-        ...
-
-    def missing_bytes(self, needed: int, held: int) -> int:
-        """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
-        ...
-
-    def has_main_memory(self, size: int) -> bool:
-        """Whether main memory is another one than the device's, with room for a model that waits there."""
-        ...
-
-
-def available_main_memory(root: Path = Path("/")) -> int | None:
+def available_main_memory() -> int | None:
     """What programs can still take, within the limit of this container; None if unknown."""
-    known = [size for size in (_of_machine(root), _of_container(root)) if size is not None]
+    known = [size for size in (_of_machine(), _of_container()) if size is not None]
     return min(known, default=None)
 
 
@@ -40,17 +22,17 @@ def main_memory_share(workers: int) -> int | None:
     return None if free is None else free // workers
 
 
-def _of_machine(root: Path) -> int | None:
+def _of_machine() -> int | None:
     try:
-        lines = (root / "proc/meminfo").read_text().splitlines()
+        lines = Path("/proc/meminfo").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
 
 
-def _of_container(root: Path) -> int | None:
+def _of_container() -> int | None:
     """By control groups, version 2."""
-    group = root / "sys/fs/cgroup"
+    group = Path("/sys/fs/cgroup")
     try:
         limit, used = (group / "memory.max").read_text().strip(), int((group / "memory.current").read_text())
         statistics = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
@@ -69,11 +51,14 @@ class FixedBudget:
     """Whether the device has memory of its own, so that models can wait in main memory."""
     free_main_memory: Callable[[], int | None] = available_main_memory
     is_strict: bool = True
+    """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
 
     def missing_bytes(self, needed: int, held: int) -> int:
+        """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
         return held + needed - self.limit_bytes
 
     def has_main_memory(self, size: int) -> bool:
+        """Whether main memory is another one than the device's, with room for a model that waits there."""
         return self.has_device_memory and _has_room(self.free_main_memory(), size)
 
 
@@ -98,6 +83,9 @@ class MeasuredBudget:
 
     def has_main_memory(self, size: int) -> bool:
         return self.free_device_memory() is not None and _has_room(self.free_main_memory(), size)
+
+
+MemoryBudget = FixedBudget | MeasuredBudget
 
 
 def _has_room(free: int | None, size: int) -> bool:

@@ -34,6 +34,8 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between rounds. A job of a dead worker waits for at most LEASE_MS and two rounds of the first.
 REAP_SECONDS, RETENTION_SECONDS = 4.0, 600.0
+#: Images are not older.
+MAX_DAYS = 36_500
 #: How often the liveness file is touched; see worker.alive.
 TOUCH_SECONDS = 2.0
 
@@ -151,7 +153,8 @@ def retention_rules(settings: Settings) -> RetentionRules:
 
 
 def _days(days: int) -> timedelta | None:
-    return timedelta(days=days) if days else None
+    """None for ever."""
+    return timedelta(days=min(days, MAX_DAYS)) if days else None
 
 
 def _now() -> datetime:

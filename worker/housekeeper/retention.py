@@ -201,6 +201,6 @@ def _age_key(file: StoredFile) -> tuple[datetime, str]:
 
 
 def first_id_at(moment: datetime) -> str:
-    """Return the lowest UUIDv7 of a millisecond (RFC 9562, 5.7)."""
-    milliseconds = int(moment.astimezone(UTC).timestamp() * 1000)
+    """Return the lowest UUIDv7 of a millisecond (RFC 9562, 5.7); there are none before 1970."""
+    milliseconds = max(0, int(moment.astimezone(UTC).timestamp() * 1000))
     return str(uuid.UUID(int=milliseconds << 80))

@@ -1,13 +1,13 @@
 """Sends webhooks as they come due: one thread listens, one claims, and each webhook has its own sender thread."""
 
 import logging
+import math
 import threading
 import time
 from contextlib import suppress
 from urllib.parse import urlsplit
 
 import redis
-import redis.exceptions
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
@@ -22,6 +22,8 @@ from worker.records.redis_retry import retry_until_available
 logger = logging.getLogger(__name__)
 
 RECONNECT_SECONDS = 0.5
+#: Webhooks are looked for at least this often: a subscription may be to a server that has been replaced.
+LONGEST_WAIT_SECONDS = 10.0
 #: Grace period for webhooks in flight when the process stops. The next process resends what is cut off.
 GRACE_SECONDS = 5.0
 
@@ -80,7 +82,8 @@ class WebhookDispatcher:
                         # message too: a webhook may have become due before it.
                         if pubsub.get_message(timeout=10) is not None:
                             self._wake()
-            except (redis.exceptions.RedisError, OSError) as error:
+            except Exception as error:
+                # Only this thread learns of new webhooks: it must not end.
                 logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
                 time.sleep(RECONNECT_SECONDS)
 
@@ -90,7 +93,7 @@ class WebhookDispatcher:
             self._changed.notify_all()
 
     def _dispatch(self) -> None:
-        wait: float | None = 0.0
+        wait = 0.0
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._due or self._stopped, wait)
@@ -100,21 +103,26 @@ class WebhookDispatcher:
                 self._due, free = False, self._threads - self._in_flight
             wait = self._send_due(free)
 
-    def _send_due(self, free: int) -> float | None:
-        """Start sending what is due. Return the seconds until more is due; None if only a message can tell."""
+    def _send_due(self, free: int) -> float:
+        """Start sending what is due. Return the seconds until more may be due."""
         try:
             claimed = self._store.run(self._webhooks.claim(free))
+            for webhook in claimed.webhooks:
+                self._start(webhook)
         except StoreUnavailable:
             return RECONNECT_SECONDS
         except Exception:
             # Only this thread claims webhooks: it must not end.
-            logger.exception("unexpected error while claiming webhooks")
+            logger.exception("unexpected error while webhooks were claimed")
             return GRACE_SECONDS
-        for webhook in claimed.webhooks:
-            with self._changed:
-                self._in_flight += 1
+        due_in = math.inf if claimed.next_due_ms is None else claimed.next_due_ms / 1000
+        return min(due_in, LONGEST_WAIT_SECONDS)
+
+    def _start(self, webhook: Webhook) -> None:
+        """Raises RuntimeError if there can be no further thread: the webhook is sent once its lease has expired."""
+        with self._changed:
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
-        return None if claimed.next_due_ms is None else claimed.next_due_ms / 1000
+            self._in_flight += 1
 
     def _send(self, webhook: Webhook) -> None:
         try:

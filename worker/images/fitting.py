@@ -1,4 +1,4 @@
-"""Gives input images the shape of the result, and masked parts of them something else to begin from."""
+"""Fits input images to the aspect ratio of the result, and fills their masked areas."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ SPOT, DEVIATION = 8, 64.0
 
 
 def fit(image: NDArray[np.uint8], size: Size, mode: ResizeMode) -> NDArray[np.uint8]:
-    """RGB or one channel with about the shape of `size` (width and height). Stretching is up to whoever scales it."""
+    """RGB or one channel, with about the aspect ratio of `size` (width and height). STRETCH is left to the scaling."""
     height, width = image.shape[:2]
     match mode:
         case ResizeMode.STRETCH:
@@ -48,7 +48,7 @@ def _cropped_size(given: Size, wanted: Size) -> Size:
 
 
 def fill(image: Pixels, mask: Mask, kind: MaskFill, seed: int) -> Pixels:
-    """The image with something else where the mask is fully white. Its softened edges stay, to be blended."""
+    """The image, filled where the mask is fully white. Its softened edges keep the image, to be blended."""
     match kind:
         case MaskFill.ORIGINAL:
             return image

@@ -15,15 +15,15 @@ from worker.images.values import RenderedImage
 
 #: Scales RGB or one channel to a width and height.
 Scale = Callable[[NDArray[np.uint8], Size], NDArray[np.uint8]]
-#: Multiples of pixels make a shape this much different, which nobody sees.
+#: Sides are multiples of pixels, which changes the aspect ratio by up to this share, invisibly.
 MAX_STRETCH = 0.06
 
 
 def scale_to_output(image: RenderedImage, request: GenerationRequest, scale: Scale | None = None) -> RenderedImage:
     """The image with the size of `output_width` and `output_height`, or as it is without them.
 
-    An image of another shape is extended. With an input image, which the model saw in the shape of the result, it is
-    stretched back. `scale` is used in place of the Lanczos filter.
+    An image of another aspect ratio is extended. With an input image, which the model saw stretched to its own size, it
+    is stretched back. `scale` is used in place of the Lanczos filter.
     """
     scale = scale or scaled
     if request.output_width is None or request.output_height is None:
@@ -41,7 +41,7 @@ def _has_shape(image: RenderedImage, size: Size) -> bool:
 
 
 def extended(image: NDArray[np.uint8], size: Size, scale: Scale) -> NDArray[np.uint8]:
-    """The whole image in the middle, with its edges continued and blurred."""
+    """The whole image in the middle, with its edges extended and blurred."""
     height, width = image.shape[:2]
     factor = min(size[0] / width, size[1] / height)
     inner = scale(image, (round(width * factor), round(height * factor)))

@@ -39,9 +39,9 @@ class Claim:
     jobs: Sequence[Job]
     engine: Engine
     capabilities: Capabilities
-    """Of their model."""
+    """Those of the model of the jobs."""
     fingerprint: str | None
-    """Identifies the model and how it runs; None if equal requests may give different images."""
+    """Identifies the model and how it runs; None if identical requests may give different images."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class JobClaimer:
     max_pixels: int | None = None
     """Limit for an image whose size follows from an input image."""
     max_batch_size: int = 1
-    """Most images to render in one batch."""
+    """Maximum images in a batch."""
     time_limit_seconds: float = math.inf
     """How long a job may take."""
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
@@ -210,7 +210,7 @@ class JobClaimer:
         try:
             capacity = engine.batch_capacity(job.request)
         except Exception:
-            logger.exception("the engine could not tell its batch capacity; job %s is rendered alone", job.id)
+            logger.exception("the batch capacity of the engine is unknown; job %s is rendered alone", job.id)
             return 0
         num_images = job.request.num_images
         if expected_ms and self.time_limit_seconds < math.inf:

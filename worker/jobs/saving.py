@@ -38,7 +38,7 @@ class SavedImages:
 
 @dataclass(frozen=True)
 class ImageSaver:
-    """Stores what was rendered. From then on, a worker that dies leaves behind all that is needed to finish the job."""
+    """Stores rendered images. If the worker dies afterwards, another one can finish the job without rendering."""
 
     images: ImageStore
     encoder: Encoder
@@ -49,7 +49,7 @@ class ImageSaver:
     threads: ThreadPoolExecutor = field(default_factory=partial(ThreadPoolExecutor, thread_name_prefix="thumbnail"))
 
     def save(self, rendering: Rendering) -> SavedImages:
-        """Raise what rendering raised, once the images that were made before that are stored."""
+        """Store the images. Then raise what rendering raised, if it failed after some of them."""
         if rendering.error is not None and not rendering.rendered:
             raise rendering.error
         monitor, begin = rendering.monitor, time.perf_counter()
@@ -94,7 +94,7 @@ class ImageSaver:
         return [(width, self.threads.submit(encode_thumbnail, pixels, width)) for width in widths]
 
     def _save_thumbnails(self, job: Job, index: int, thumbnails: Thumbnails) -> None:
-        """A job never fails for them: whoever shows a thumbnail shows the image where there is none."""
+        """Store thumbnails. Errors do not fail the job, because clients get the image if it has none."""
         try:
             for width, file in thumbnails:
                 self.images.save_thumbnail(job, index, width, file.result())
@@ -133,7 +133,7 @@ def _image(job: Job, index: int, image: RenderedImage, data: bytes | None) -> Im
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:
     """Raise InvalidOutput for a wrong size and for one colour everywhere.
 
-    A decoder that overflows gives one colour, mostly black; a provider gives that only if it was asked for it.
+    A decoder that overflows gives one colour, mostly black; a provider gives that only on request.
     """
     if request.resize_only or not model.exact_size:
         return

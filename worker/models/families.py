@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
+from worker.models.hub.licences import commercial_use_of
 from worker.models.local_model import LocalModel
 
 #: Models that were not distilled need more.
@@ -77,7 +78,7 @@ class Family:
     needs: tuple[str, ...] = ()
     """Request fields without which the pipeline does nothing."""
     side: int | None = None
-    """The native size; None if the configuration of the denoiser tells it."""
+    """The native size; None if the configuration of the denoiser contains it."""
     patch: int = 2
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
     least_multiple: int = 8
@@ -100,8 +101,12 @@ class Family:
     arguments: Mapping[str, Any] = field(default_factory=dict)
     """Arguments of every call."""
     licence: str | None = None
-    commercial_use: bool | None = None
-    """None if that depends on the model or is unknown."""
+    """None if that depends on the model."""
+
+    @property
+    def commercial_use(self) -> bool | None:
+        """None if the licence has conditions or is unknown."""
+        return commercial_use_of(self.licence)
 
     @property
     def is_distilled(self) -> bool:
@@ -223,7 +228,6 @@ _SD_ROW: dict[str, Any] = {
     "blends_masks": True,
     "batches": True,
     "licence": "CreativeML OpenRAIL-M",
-    "commercial_use": True,
 }
 _XL_ROW: dict[str, Any] = {
     **_SD_ROW,
@@ -233,14 +237,13 @@ _XL_ROW: dict[str, Any] = {
     "licence": "CreativeML Open RAIL++-M",
 }
 #: Free below a limit of revenue, by the card of Stable Diffusion 3.5: whether that holds is for the operator to know.
-_STABILITY: dict[str, Any] = {"licence": "Stability AI Community", "commercial_use": None}
+_STABILITY: dict[str, Any] = {"licence": "Stability AI Community"}
 _FLUX = Siblings("FluxImg2ImgPipeline", "FluxInpaintPipeline")
 _FLUX_ROW: dict[str, Any] = {
     "form": Guidance.EMBEDDED,
     "side": 1024,
     "layout": LatentLayout.PATCHES,
     "licence": "FLUX.1 dev non-commercial",
-    "commercial_use": False,
 }
 _KLEIN_ROW: dict[str, Any] = {
     "pipelines": ("Flux2KleinPipeline",),
@@ -249,24 +252,21 @@ _KLEIN_ROW: dict[str, Any] = {
     "side": 1024,
     "layout": LatentLayout.PATCHES,
     "licence": "Apache-2.0",
-    "commercial_use": True,
 }
 #: The cards of the larger models forbid what that of 4B permits.
-_KLEIN_9B_ROW: dict[str, Any] = {**_KLEIN_ROW, "licence": "FLUX non-commercial", "commercial_use": False}
+_KLEIN_9B_ROW: dict[str, Any] = {**_KLEIN_ROW, "licence": "FLUX non-commercial"}
 _Z_IMAGE_ROW: dict[str, Any] = {
     "pipelines": ("ZImagePipeline",),
     "guided_above": 0.0,
     "siblings": Siblings("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
     "side": 1024,
     "licence": "Apache-2.0",
-    "commercial_use": True,
 }
 _QWEN_ROW: dict[str, Any] = {
     "guidance": 4.0,
     "form": Guidance.TRUE_CFG,
     "layout": LatentLayout.PATCHES,
     "licence": "Apache-2.0",
-    "commercial_use": True,
 }
 _KREA_ROW: dict[str, Any] = {
     "pipelines": ("Krea2Pipeline",),
@@ -279,7 +279,6 @@ _ERNIE_ROW: dict[str, Any] = {
     "pipelines": ("ErnieImagePipeline",),
     "side": 1024,
     "licence": "Apache-2.0",
-    "commercial_use": True,
 }
 _SANA_ROW: dict[str, Any] = {
     "patch": 1,
@@ -288,7 +287,6 @@ _SANA_ROW: dict[str, Any] = {
     "arguments": {"use_resolution_binning": False},
     # As its card says; it permits research only.
     "licence": "NSCL v2-custom",
-    "commercial_use": False,
 }
 
 #: The first row that names the pipeline and accepts the model counts.
@@ -338,7 +336,7 @@ FAMILIES: tuple[Family, ...] = (
         steps=8,
         guidance=1.5,
         is_variant=_named("turbo|lightning|hyper|lcm|dmd2?"),
-        **{**_XL_ROW, "licence": None, "commercial_use": None},
+        **{**_XL_ROW, "licence": None},
     ),
     Family(key="sdxl", title="Stable Diffusion XL", steps=25, guidance=5.0, **_XL_ROW),
     Family(
@@ -361,7 +359,7 @@ FAMILIES: tuple[Family, ...] = (
         **_STABILITY,
     ),
     Family(
-        **{**_FLUX_ROW, "form": Guidance.DISTILLED, "licence": "Apache-2.0", "commercial_use": True},
+        **{**_FLUX_ROW, "form": Guidance.DISTILLED, "licence": "Apache-2.0"},
         key="flux-schnell",
         title="FLUX.1 schnell",
         pipelines=("FluxPipeline",),
@@ -489,7 +487,6 @@ FAMILIES: tuple[Family, ...] = (
         side=1024,
         layout=LatentLayout.PATCHES,
         licence="Apache-2.0",
-        commercial_use=True,
     ),
     Family(
         key="sana-sprint",
@@ -513,7 +510,6 @@ FAMILIES: tuple[Family, ...] = (
         # Its authors guide the first quarter of the steps only.
         arguments={"cfg_trunc_ratio": 0.25},
         licence="Apache-2.0",
-        commercial_use=True,
         side=1024,
     ),
     Family(
@@ -526,7 +522,6 @@ FAMILIES: tuple[Family, ...] = (
         guidance=4.5,
         arguments={"use_resolution_binning": False},
         licence="CreativeML Open RAIL++-M",
-        commercial_use=True,
     ),
     Family(
         key="krea2-turbo",
@@ -559,7 +554,6 @@ FAMILIES: tuple[Family, ...] = (
         fixed_sizes=True,
         layout=LatentLayout.FRAMES,
         licence="MIT",
-        commercial_use=True,
     ),
 )
 

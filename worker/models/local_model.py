@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from shared.errors import ConfigurationError
+from worker.models.checkpoints.tensor_names import Role
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides
 from worker.models.required_files import PIPELINE_INDEX, parts_of
 
@@ -46,7 +47,7 @@ class LocalModel:
     """Changes whenever the files change: of the hub, or of sizes and modification times."""
     configs: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     """Configurations in place of those in `folder`, by part: the shapes in a file decide them."""
-    file_parts: Mapping[str, str] = field(default_factory=dict)
+    file_parts: Mapping[str, Role] = field(default_factory=dict)
     """The parts whose weights are in the file `path`, each with its role there; none for folders."""
     base: str | None = None
     """The model that gives a file the parts that it lacks."""

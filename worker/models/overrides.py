@@ -1,6 +1,5 @@
 """What an `imagegen.json` in a model's folder, or beside its file, sets."""
 
-import re
 from pathlib import Path
 from typing import Annotated, Self
 
@@ -73,7 +72,9 @@ class ModelOverrides(FrozenModel):
             return cls.model_validate_json(text)
         except ValidationError as error:
             first = error.errors(include_input=False, include_url=False)[0]
-            where = " ".join([*filter(None, [".".join(map(str, first["loc"]))]), _clean(first["msg"])])
+            where = " ".join(
+                [*filter(None, [".".join(map(str, first["loc"]))]), first["msg"].removeprefix("Value error, ")]
+            )
             raise ConfigurationError(f"The {file.name} of {name} is invalid: {where}.") from None
 
 
@@ -81,10 +82,6 @@ def sidecar_of(file: Path) -> Path | None:
     """Beside the file: `<its name>.imagegen.json`, or else the imagegen.json of its folder."""
     names = (f"{file.stem}.{OVERRIDES_FILE}", OVERRIDES_FILE)
     return next((file.parent / name for name in names if (file.parent / name).is_file()), None)
-
-
-def _clean(message: str) -> str:
-    return re.sub(r"^Value error, ", "", message)
 
 
 NO_OVERRIDES = ModelOverrides()

@@ -17,11 +17,11 @@ HALF_PRECISION: Mapping[bool, Mapping[str, str]] = {
 }
 WIDTHS = {"float32": 4, "float16": 2, "bfloat16": 2}
 
-#: What an image of a megapixel needs beside the weights. Of Stable Diffusion: two predictions in half precision, and
+#: What an image of a megapixel needs besides the weights. For Stable Diffusion: two predictions in half precision, and
 #: decoding in full precision without tiles. Estimates: batches need more, and get it where there is room.
 UNET_BYTES, AUTOENCODER_BYTES = 3 << 29, 3 << 30
-#: Of each part of other models, with edits. Measured by others for FLUX.2 Klein 4B on CUDA: 17.3 GiB in all, of which
-#: 14.9 GiB are weights.
+#: The same for each part of other models, edits included. Measured by others for FLUX.2 Klein 4B on CUDA: 17.3 GiB in
+#: all, of which 14.9 GiB are weights.
 WORKING_BYTES = 3 << 30
 
 
@@ -75,7 +75,7 @@ class Quantization(StrEnum):
         return [denoiser, *texts]
 
     def obstacle(self, device: str, *, in_bfloat16: bool, is_compressed: bool) -> str | None:
-        """What forbids it, after the name of the setting. `device` is the kind of a device."""
+        """Why it cannot be used, to follow the name of the setting. `device` is the kind of a device."""
         match self:
             case Quantization.NONE:
                 return None
@@ -99,9 +99,9 @@ def choose_quantization(
     free: int | None,
     working: Mapping[str, int],
 ) -> tuple[Quantization, dict[Quantization, str]]:
-    """The first step with which all of a model fits, and why earlier ones that would do so cannot be taken.
+    """The first step with which all of a model fits, and why earlier ones that would fit cannot be taken.
 
-    NONE where nothing suffices: then parts wait in main memory, as they are.
+    NONE if nothing suffices: then parts wait in main memory, unquantized.
     """
     obstacles: dict[Quantization, str] = {}
     for step in Quantization:

@@ -48,7 +48,7 @@ def _is_supported(value: list[Any]) -> bool:
 
 
 def _library_and_class(value: list[Any]) -> Sequence[Any]:
-    """Indexes of modular pipelines also tell where a part comes from, and name its class there if it was not loaded."""
+    """Indexes of modular pipelines also name the origin of a part, and its class there if it was not loaded."""
     if len(value) != 3 or not isinstance(value[2], dict):
         return value
     source = value[2].get("pretrained_model_name_or_path") or value[2].get("repo")

@@ -14,7 +14,7 @@ from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from worker.models.checkpoints.assembly import NeedsBase, describe_file
 from worker.models.checkpoints.header import InvalidHeader
-from worker.models.checkpoints.recognition import NotACheckpoint
+from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
 from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name, read_json
@@ -74,6 +74,13 @@ class ModelSource:
             dtype=settings.dtype,
             index=index,
         )
+
+    @classmethod
+    def all_named(cls, settings: WorkerSettings) -> list[Self]:
+        """The default models of the local backends, and those of SD_MODELS."""
+        local = [backend for backend in settings.backends if backend in MODEL_SETTINGS]
+        more = [cls.for_model(settings, name, f"{PREFIX}MODELS") for name in settings.models]
+        return [*(cls.for_backend(settings, backend) for backend in local), *more]
 
     @property
     def is_remote(self) -> bool:
@@ -139,13 +146,13 @@ class ModelSource:
         except OSError as error:
             raise ConfigurationError(f"{self.setting} is {name}, which cannot be read: {error.strerror}.") from None
 
-    def _find_base(self, name: str | None, pipelines: frozenset[str]) -> LocalModel | None:
+    def _find_base(self, name: str | None, pipeline: str | None) -> LocalModel | None:
         """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
         folders = "*/*" if name is None else glob.escape(name)
         for index in sorted(self.model_dir.glob(f"{folders}/{PIPELINE_INDEX}")):
             with suppress(ConfigurationError):
                 model = folder_model(index.parent.relative_to(self.model_dir).as_posix(), index.parent)
-                if name is not None or model.pipeline_class in pipelines:
+                if model.name == name or model.pipeline_class == pipeline:
                     return model
         return None
 

@@ -9,6 +9,7 @@ SUFFIX = ".safetensors"
 FILE_SUFFIXES = (SUFFIX, ".gguf")
 #: Never loaded.
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
+ALL_SUFFIXES = (*FILE_SUFFIXES, *PICKLES)
 #: `model.fp16.safetensors`, `model-00001-of-00002.safetensors`, `model.safetensors.index.fp16.json` and similar names
 #: of current and earlier versions of diffusers and transformers.
 _FILE = re.compile(
@@ -60,9 +61,3 @@ def missing_shard(names: Iterable[str]) -> str | None:
             if (name := f"{start}-{number:05}-of-{count}{end}") not in present:
                 return name
     return None
-
-
-def width_of(dtype: str) -> float:
-    """Bytes of a number, by the name of its type in headers of safetensors files, such as BF16 or F8_E4M3."""
-    bits = re.search(r"\d+", dtype)
-    return int(bits[0]) / 8 if bits else 1.0

@@ -23,7 +23,7 @@ from worker.records.recovery import WorkerIdentity
 
 @dataclass(frozen=True)
 class GuardedLoader:
-    """Loads models, but none whose loads keep ending the process."""
+    """Loads models, except those whose loads keep ending the process."""
 
     loader: ModelLoader
     guard: LoadGuard
@@ -43,7 +43,7 @@ class GuardedLoader:
 
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         if model == self.default_model:
-            # Without it the worker does not start, and whoever starts it decides how often.
+            # Without its default model the worker does not start, and its supervisor limits the retries.
             return self.loader.load(model, on_load)
         revision = self.loader.revision(model)
         self.guard.begin(model, revision)
@@ -95,5 +95,5 @@ def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model:
 
 
 def entry_of(backend: Backend, capabilities: Capabilities) -> ModelEntry:
-    """Of a model without files."""
+    """The catalogue entry of a model without files."""
     return ModelEntry(name=capabilities.model, backend=backend, capabilities=capabilities, commercial_use=True)

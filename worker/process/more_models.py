@@ -13,7 +13,7 @@ logger = logging.getLogger(__name__)
 
 
 def download_in_background(settings: WorkerSettings, on_progress: OnProgress) -> None:
-    """One after the other. Other workers wait for each download, and find it complete."""
+    """Download the models one after the other. Other workers that need one wait for the download."""
     sources = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS".upper()) for name in settings.models]
     remote = [source for source in sources if source.is_remote]
     if remote:

@@ -42,7 +42,7 @@ def backoff_seconds(failures: int, maximum: float) -> float:
 
 
 def redact(settings: WorkerSettings, reason: str) -> str:
-    """Remove secrets, and all paths but those that the operator configured: everybody with an API key may read it."""
+    """Remove secrets, and paths that the operator did not configure: every API key may read the reason."""
     text = " ".join(reason.split())
     for secret in sorted(_secrets(settings), key=len, reverse=True):
         text = text.replace(secret, "***")

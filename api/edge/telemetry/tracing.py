@@ -19,7 +19,7 @@ _PROPAGATOR = TraceContextTextMapPropagator()
 
 
 def telemetry_config(tracing: Tracing) -> TelemetryConfig:
-    """Spans of requests only; metrics and logs have their own ways out."""
+    """FastAPI records spans of requests only: metrics and logs are exported elsewhere."""
     if tracing.provider is not None:
         _redact_queries(tracing.provider)
     return TelemetryConfig(

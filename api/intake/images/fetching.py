@@ -2,6 +2,7 @@
 
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakValueDictionary
 
 from shared.errors import (
     FieldError,
@@ -17,6 +18,8 @@ from shared.net.outbound import OutboundClient, Sink
 #: Timeout for all images of one request, whose caller waits.
 FETCH_SECONDS = 10.0
 MAX_THREADS = 16
+#: Of them, those that one caller's slow servers may occupy.
+MAX_THREADS_PER_CALLER = MAX_THREADS // 2
 #: How long a fetch waits for a free thread.
 MAX_QUEUED_SECONDS = 10.0
 MAX_REDIRECTS = 2
@@ -28,15 +31,18 @@ class ImageFetcher:
     def __init__(self, outbound: OutboundClient) -> None:
         self._outbound = outbound
         self._threads = ThreadPoolExecutor(MAX_THREADS, "fetch")
+        self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
-    async def fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
+    async def fetch(
+        self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink, client_id: str = ""
+    ) -> None:
         """Raises InvalidRequest, InvalidImage, QueueFull, and whatever `sink` raises, which runs on another thread."""
-        work = asyncio.get_running_loop().run_in_executor(
-            self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
-        )
+        share = self._shares.setdefault(client_id, asyncio.Semaphore(MAX_THREADS_PER_CALLER))
         try:
-            async with asyncio.timeout(max(0.0, seconds) + MAX_QUEUED_SECONDS):
-                await work
+            async with asyncio.timeout(max(0.0, seconds) + MAX_QUEUED_SECONDS), share:
+                await asyncio.get_running_loop().run_in_executor(
+                    self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
+                )
         except TimeoutError:
             raise QueueFull("This service is fetching too many images; try again later.") from None
 

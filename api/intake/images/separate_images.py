@@ -60,7 +60,7 @@ async def read_separate_images(
     if is_small(http):
         body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
     else:
-        body = parse_body(await reader.read(body_chunks(http)))
+        body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     images = []

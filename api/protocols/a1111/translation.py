@@ -15,7 +15,7 @@ from shared.jobs.web_ui.prompts import prompt_fields
 from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
 
-_NO_CHOICE, _SAME = "this service has no such choice", "the second pass is like the first"
+_NO_CHOICE, _SAME = "this service does not support it", "the second pass is like the first"
 #: Our fields by the ones that set them.
 _NAMES = {
     "num_images": "batch_size x n_iter",
@@ -23,14 +23,14 @@ _NAMES = {
     "guidance_scale": "cfg_scale",
     "strength": "denoising_strength",
 }
-#: Fields without an effect here: why, and values that ask for what happens anyway.
+#: Fields without an effect here: the reason, and values that need no warning.
 _IGNORED: dict[str, tuple[Any, ...]] = {
     **dict.fromkeys(("subseed_strength", "restore_faces", "tiling", "styles", "script_name"), (_NO_CHOICE,)),
     **dict.fromkeys(("refiner_checkpoint", "alwayson_scripts"), (_NO_CHOICE,)),
     "hr_upscaler": ("Lanczos is used", "Lanczos"),
     **dict.fromkeys(("hr_checkpoint_name", "hr_sampler_name", "hr_prompt", "hr_negative_prompt"), (_SAME,)),
 }
-#: Those that mean something only together with another field.
+#: Fields that only have a meaning together with another one.
 _NEEDED = {name: "enable_hr" for name in _IGNORED if name.startswith("hr_")}
 
 B = TypeVar("B", bound=GenerationBody)

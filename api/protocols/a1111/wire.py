@@ -48,7 +48,7 @@ class GenerationBody(Body):
 
 class TextToImageBody(GenerationBody):
     enable_hr: bool | None = None
-    """Whether to enlarge the image and render it again from there."""
+    """Whether to enlarge the image and refine it in a second pass."""
     hr_scale: float | None = None
     hr_second_pass_steps: int | None = None
     hr_resize_x: int | None = None
@@ -58,11 +58,11 @@ class TextToImageBody(GenerationBody):
 class ImageToImageBody(GenerationBody):
     init_images: Annotated[list[str] | None, Field(max_length=16)] = None
     resize_mode: int | None = None
-    """How the image gets another shape. 0: it is stretched. 1: cropped. 2: filled with the colours of its edges."""
+    """How the image is fitted to the size. 0: stretched. 1: cropped. 2: filled with the colours of its edges."""
     mask: str | None = None
     mask_blur: int | None = None
     inpainting_fill: int | None = None
-    """What masked parts begin from. 0: the colours around them. 1: the original. 2: noise. 3: grey."""
+    """Initial content of the masked area. 0: the colours around it. 1: the original. 2: noise. 3: grey."""
     inpaint_full_res: bool = True
     inpaint_full_res_padding: int = 0
     inpainting_mask_invert: int | bool | None = None
@@ -77,7 +77,7 @@ class ExtrasBody(Body):
     upscaling_resize_w: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_resize_h: Annotated[int, Field(ge=16, le=8192)] = 512
     upscaling_crop: bool = True
-    """Whether images of another shape are cropped to that size; else they keep theirs and cover it."""
+    """Whether images of another aspect ratio are cropped to that size; else they cover it completely."""
     upscaler_1: str = "None"
     extras_upscaler_2_visibility: float = 0
     gfpgan_visibility: float = 0

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from api.edge.authentication import Caller
 from api.field_errors import invalid_field
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyScope
-from api.intake.json_request import request_from_fields
+from api.intake.json_request import StartedUpload, request_from_fields
 from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
@@ -36,19 +36,29 @@ _JOB_IMAGE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/(\d{1
 
 
 @dataclass(frozen=True)
+class BodyImages:
+    """The images of a message that are too long for its arguments."""
+
+    uploads: RequestUploads
+    find: Callable[[str], StartedUpload | None]
+    """By what stands for them there."""
+
+
+@dataclass(frozen=True)
 class Call:
     """A call of a tool."""
 
     http: Request
     services: Services
     caller: Caller
+    images: BodyImages
     context: "Context[Any, Any]"
 
     @classmethod
     def of(cls, context: "Context[Any, Any]", services: Services) -> "Call":
         http = context.request_context.request
         assert isinstance(http, Request)  # noqa: S101 - there is no other transport
-        return cls(http, services, http.state.caller, context)
+        return cls(http, services, http.state.caller, http.state.body_images, context)
 
     async def find(self, job_id: str) -> JobSnapshot:
         """Raises JobNotFound also for jobs of others."""
@@ -56,17 +66,16 @@ class Call:
 
     async def generate(self, fields: dict[str, Any]) -> JobSnapshot:
         """Submit a job and wait for it. Raises whatever admission raises."""
-        services, http = self.services, self.http
-        async with services.uploads.open_request() as uploads:
-            for name in ("image", "mask"):
-                if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
-                    fields[name] = await self._reuse(fields[name], name, uploads)
-            request = await request_from_fields(http, fields, uploads)
-            submission = Submission(request, uploads, ApiProtocol.MCP)
-            with ExitStack() as listeners:
-                scope = IdempotencyScope(self.caller, None, None)
-                submitted = await submit(http, services, submission, scope, listeners)
-                return await self._follow(submitted.job_id, WAIT_SECONDS)
+        services, http, images = self.services, self.http, self.images
+        for name in ("image", "mask"):
+            if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
+                fields[name] = await self._reuse(fields[name], name)
+        request = await request_from_fields(http, fields, images.uploads, images.find)
+        submission = Submission(request, images.uploads, ApiProtocol.MCP)
+        with ExitStack() as listeners:
+            scope = IdempotencyScope(self.caller, None, None)
+            submitted = await submit(http, services, submission, scope, listeners)
+            return await self._follow(submitted.job_id, WAIT_SECONDS)
 
     async def wait(self, job_id: str, seconds: int) -> JobSnapshot:
         await self.find(job_id)
@@ -96,14 +105,14 @@ class Call:
             message = f"step {progress['step']} of {progress['steps']}"
             await self.context.report_progress(progress["fraction"], 1.0, message)
 
-    async def _reuse(self, source: str, name: str, uploads: RequestUploads) -> str:
+    async def _reuse(self, source: str, name: str) -> str:
         """Store the image of an earlier job again, as an input of this one."""
         match = _JOB_IMAGE.fullmatch(source)
         assert match is not None  # noqa: S101 - checked by the caller
         job, index = (await self.find(match[1])).job, int(match[2] or 0)
         if index >= len(job.images) or job.images[index].flagged:
             raise invalid_field(f"/{name}", f"names an image that job {job.id} does not have")
-        return await uploads.store(self._chunks(image_name(job, index)), f"/{name}")
+        return await self.images.uploads.store(self._chunks(image_name(job, index)), f"/{name}")
 
     async def _chunks(self, file: str) -> AsyncIterator[bytes]:
         start, size, storage = 0, 1, self.services.image_store.storage

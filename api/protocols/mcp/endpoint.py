@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
-from api.intake.json_body import media_type
+from api.edge.authentication import require_caller
+from api.intake.json_body import MAX_VALUES, body_chunks, media_type
+from api.intake.json_uploads import JsonUploadReader
+from api.protocols.mcp.calls import BodyImages
 from api.services import Services
 from shared.errors import UnsupportedMediaType
 
@@ -28,14 +31,33 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnsupportedMediaType."""
-        if scope["method"] == "POST" and media_type(Request(scope)) != "application/json":
+        """Raises UnsupportedMediaType, RateLimited and what reading a body raises."""
+        http = Request(scope, receive)
+        if scope["method"] == "POST" and media_type(http) != "application/json":
             raise UnsupportedMediaType
-        if self._starting is None:
+        # A start that failed, for example because too many files were open, is tried again.
+        if self._starting is None or (self._starting.done() and self._starting.exception()):
             self._starting = asyncio.create_task(self._start())
         # A client that disconnects must not cancel the start for the others.
         manager = await asyncio.shield(self._starting)
-        await manager.handle_request(scope, receive, send)
+        async with AsyncExitStack() as exits:
+            if scope["method"] == "POST":
+                receive = await self._without_images(http, exits)
+            elif scope["method"] == "GET":
+                # A stream without end.
+                exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
+            await manager.handle_request(scope, receive, send)
+
+    async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:
+        """The body without its long texts, which go to files as they arrive: the SDK holds and parses all of a body.
+
+        Raises InvalidRequest, PayloadTooLarge, StorageFull and StorageUnavailable.
+        """
+        uploads = await exits.enter_async_context(self._services.uploads.open_request())
+        reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
+        body = await reader.read(body_chunks(http))
+        http.state.body_images = BodyImages(uploads, reader.uploads.get)
+        return _repeated(body, http.receive)
 
     async def close(self) -> None:
         """End all requests."""
@@ -56,6 +78,15 @@ class McpEndpoint:
             await exits.enter_async_context(manager.run())
             ready.set()
             await self._stop.wait()
+
+
+def _repeated(body: bytes, receive: Receive) -> Receive:
+    messages: list[Message] = [{"type": "http.request", "body": body}]
+
+    async def receive_again() -> Message:
+        return messages.pop() if messages else await receive()
+
+    return receive_again
 
 
 def _create_manager(services: Services) -> "StreamableHTTPSessionManager":

@@ -2,12 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
+from fastapi.exceptions import RequestValidationError
 from mcp.server.mcpserver import Context, MCPServer
 from mcp.server.mcpserver.exceptions import ToolError
-from mcp_types import CallToolResult, ToolAnnotations
+from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from api.field_errors import summarize
+from api.field_errors import near_field, summarize
+from api.intake.submissions import MAX_UNKNOWN, NAME
+from api.problems import invalid_request
 from api.protocols.mcp import calls, results
 from api.services import Services
 from shared.errors import ImagegenError, InvalidRequest
@@ -36,10 +39,28 @@ _READ = ToolAnnotations(read_only_hint=True, open_world_hint=False)
 _CANCEL = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempotent_hint=True, open_world_hint=False)
 
 
+class _Server(MCPServer[Any]):
+    """Tells the model of arguments that a tool does not have; the SDK ignores them."""
+
+    async def call_tool(
+        self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
+    ) -> CallToolResult | InputRequiredResult:
+        """Raises ToolError also for a misspelt argument. Some clients add arguments of their own to every call."""
+        tools = {tool.name: tool.input_schema["properties"].keys() for tool in await self.list_tools()}
+        known = tools.get(name, arguments.keys())
+        unknown = [argument for argument in arguments if argument not in known and NAME.fullmatch(argument)]
+        for argument in unknown[:MAX_UNKNOWN]:
+            if (near := near_field(argument, known)) is not None:
+                raise ToolError(f"{argument} is not a known argument; perhaps you mean {near} (invalid-request)")
+        result = await super().call_tool(name, arguments, context)
+        if isinstance(result, CallToolResult) and unknown:
+            text = f"Warning: this tool has no argument {', '.join(unknown[:MAX_UNKNOWN])}."
+            result.content.append(TextContent(type="text", text=text))
+        return result
+
+
 def create_server(services: Services) -> MCPServer[Any]:
-    server: MCPServer[Any] = MCPServer(
-        "imagegen", title="Image generation", version=services.version, instructions=INSTRUCTIONS
-    )
+    server = _Server("imagegen", title="Image generation", version=services.version, instructions=INSTRUCTIONS)
     tools = _Tools(services)
     for tool, title, annotations in (
         (tools.generate_image, "Generate an image", _NEW),
@@ -165,6 +186,8 @@ class _ToolErrors:
         pass
 
     def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
+        if isinstance(error, RequestValidationError):
+            error = invalid_request(error)
         if isinstance(error, ImagegenError):
             fields = error.errors if isinstance(error, InvalidRequest) else ()
             detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields)

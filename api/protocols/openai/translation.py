@@ -10,9 +10,9 @@ from api.protocols.model_names import ModelNames
 from api.protocols.openai.wire import ImageParameters
 from shared.jobs.types import MaskMode, ResponseFormat
 
-#: How much of an image a variation may change, for models that can be told.
+#: The strength of variations, for models that have one.
 VARIATION_STRENGTH = 0.7
-#: Our fields by the parameters that set them. Clients show messages alone, so these have to name the parameters.
+#: The parameters that set our fields. Clients show only messages, so these must name the parameters.
 _NAMES = {
     "width x height": "size",
     "width": "size",

@@ -31,7 +31,7 @@ class ImageParameters(DescribedModel):
         Annotated[str, AfterValidator(_size), Field(json_schema_extra={"pattern": f"^({_SIZE})$"})] | None,
         Field(examples=["1024x1024"]),
     ] = None
-    """WIDTHxHEIGHT. A size that the model does not make well is made at the nearest one that it does, then scaled."""
+    """WIDTHxHEIGHT. A size that does not suit the model is rendered at the nearest one that does, then scaled."""
     quality: Quality | None = None
     """Ignored: num_inference_steps sets it."""
     style: str | None = None

@@ -1,4 +1,4 @@
-"""Reads prompts that change from step to step, or are several prompts, as the one prompt that comes nearest.
+"""Approximates prompts that change between steps, or combine several prompts, by a single one.
 
 In AUTOMATIC1111's web UI, `[from:to:when]` is one text until a step and another from there on, `[one|other]` takes
 turns, and `AND` combines the predictions for several prompts. Here a prompt is the same at every step.
@@ -7,13 +7,13 @@ turns, and `AND` combines the predictions for several prompts. Here a prompt is 
 import re
 from collections.abc import Sequence
 
-#: Longer ones are refused later on, whatever they mean.
+#: Longer prompts are refused later, so they are not parsed.
 MAX_LENGTH = 4000
 DEFAULT_STEPS = 20
 _PIECE = re.compile(r"\\.|[\[\]]|[^\\\[\]]+|\\", re.DOTALL)
 _AND = re.compile(r"\bAND\b")
 _NUMBER = re.compile(r"\s*(\d{1,9}(?:\.\d{0,9})?|\.\d{1,9})\s*")
-#: The weight of a prompt, behind it.
+#: A prompt, and the weight after it.
 _WEIGHT = re.compile(r"^(.*):\s*([+-]?\d{1,9}(?:\.\d{0,9})?)\s*$", re.DOTALL)
 
 

@@ -4,9 +4,9 @@ from dataclasses import dataclass
 from math import sqrt
 from typing import Any
 
-#: Its own.
+#: The web UI's defaults.
 DEFAULT_SCALE, DEFAULT_STRENGTH = 2.0, 0.7
-#: What requests may have.
+#: Limits of requests.
 MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
 
 
@@ -14,12 +14,12 @@ MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
 class HiresFix:
     scale: float | None
     resize: tuple[int, int]
-    """The size to reach, which takes precedence; of its sides, 0 follows from the other."""
+    """The target size, which takes precedence over the scale; a side of 0 follows from the other."""
     strength: float | None
     steps: int | None
 
     def fields(self, size: tuple[int, int], max_pixels: int) -> tuple[dict[str, Any], tuple[str, ...]]:
-        """Those of a request for an image of this size, and a warning if it is enlarged less or more than asked for."""
+        """Fields of a request for an image of this size, and a warning if it is enlarged by another factor."""
         width, height = max(1, size[0]), max(1, size[1])
         wanted = max(self.resize[0] / width, self.resize[1] / height) or self.scale or DEFAULT_SCALE
         scale = max(MIN_SCALE, min(wanted, MAX_SCALE, sqrt(max_pixels / (width * height))))

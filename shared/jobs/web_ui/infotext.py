@@ -54,7 +54,7 @@ def infotext(job: Job, seed: int, size: tuple[int, int], version: str) -> str:
 
 
 def generation_info(job: Job, images: Sequence[Image], version: str) -> dict[str, Any]:
-    """What the web UI's API tells about images, and the job that made them."""
+    """What the web UI's API returns about images, and the job that made them."""
     request, first = job.request, images[0]
     seeds = [image.seed for image in images]
     sampler, _ = sampler_of(request.scheduler) if request.scheduler else ("Automatic", "")

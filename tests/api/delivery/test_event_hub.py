@@ -1,24 +1,32 @@
 """One subscription serves all waiting requests of a process."""
 
 import asyncio
+import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime
 from functools import wraps
+from pathlib import Path
 from typing import Any
 
 import pytest
 import redis
 
-from api.delivery import events
+from api.delivery import events, feed
 from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
+from api.delivery.feed import JobFeed
+from api.delivery.live_jobs import LiveJobs
+from shared.access.sessions import CallerSessions
 from shared.jobs.admission import QueueLimits
 from shared.jobs.job import Job, Progress
 from shared.jobs.operations import Jobs
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobEvent
 from shared.jobs.types import Backend
-from shared.redis.store import AsyncStore, async_connections
+from shared.redis import subscription
+from shared.redis.keys import Keys
+from shared.redis.store import AsyncStore, async_connections, connect
+from tests.stack import valkey_server
 
 NOW = datetime.now(UTC)
 
@@ -44,7 +52,7 @@ async def scene(url: str, prefix: str) -> AsyncIterator[Scene]:
     job = queued.start("null", "worker", NOW)
     await store.run(jobs.create(queued, QueueLimits(10, 10)))
     assert await store.run(jobs.move(queued, job))
-    hub = EventHub(async_connections(url), jobs.channel)
+    hub = EventHub(async_connections(url), store, jobs)
     listening = asyncio.create_task(hub.run())
     with hub.listen(job.id) as listener:
         # The first notification says that the hub has subscribed.
@@ -139,6 +147,47 @@ async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> N
 
 
 @on_event_loop
+async def test_a_subscription_to_a_server_that_was_replaced_is_renewed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a failover behind one name, a former primary that reaches its successor no more answers, and is silent."""
+    monkeypatch.setattr(subscription, "SILENCE_SECONDS", 0.3)
+    name = tmp_path / "redis"
+    with valkey_server(tmp_path) as old, valkey_server(tmp_path) as new:
+        name.symlink_to(old.removeprefix("unix://"))
+        async with scene(f"unix://{name}", "hub-replaced:") as at:
+            connect(old).execute_command("REPLICAOF", "127.0.0.1", "1")
+            name.unlink()
+            name.symlink_to(new.removeprefix("unix://"))
+            queued = Job.new(GenerationRequest(prompt="x"), Backend.NULL, NOW)
+
+            with at.hub.listen(queued.id) as listener:
+                await at.store.run(at.jobs.create(queued, QueueLimits(10, 10)))
+
+                assert await listener.next_event() is None, "reads what it missed"
+
+
+@on_event_loop
+async def test_events_of_others_do_not_keep_a_stream_from_being_pinged(
+    redis_url: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "PING_SECONDS", 0.05)
+    async with scene(redis_url, "hub-others:") as at:
+        stream = JobFeed(at.store, at.jobs, at.hub).follow("somebody else", "")
+        first = await anext(stream)
+        second = asyncio.ensure_future(anext(stream))
+
+        for step in itertools.count(1):
+            await at.report(step)
+            if second.done():
+                break
+
+    assert first is not None
+    assert first.type == "sync"
+    assert second.result() is None
+
+
+@on_event_loop
 async def test_all_listeners_get_events_in_order(redis_url: str) -> None:
     async with scene(redis_url, "hub-many:") as at:
 
@@ -181,3 +230,28 @@ async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
 
     assert await listener.next_event() is None
     assert listener._events.qsize() < BACKLOG
+
+
+@on_event_loop
+async def test_a_message_that_is_no_event_ends_no_subscription(redis_url: str) -> None:
+    async with scene(redis_url, "hub-garbage:") as at:
+        with at.hub.listen(at.job.id) as listener:
+            waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
+            with redis.Redis.from_url(redis_url) as server:
+                server.publish(at.jobs.channel, "garbage")
+
+            await at.end()
+
+            assert (await waiting).job == at.job.cancel(NOW)
+
+
+@on_event_loop
+async def test_a_record_that_cannot_be_read_keeps_nobody_waiting(redis_url: str) -> None:
+    async with scene(redis_url, "hub-unreadable:") as at:
+        live_jobs = LiveJobs(at.store, at.jobs, at.hub, CallerSessions("hub-unreadable:"))
+        await live_jobs.started("caller", at.job.id)
+        with redis.Redis.from_url(redis_url) as server:
+            server.hset(Keys("hub-unreadable:").record(at.job.id), "doc", "{}")
+
+        with pytest.raises(ValueError, match="validation errors"):
+            await live_jobs.unfinished("caller")

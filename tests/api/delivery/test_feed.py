@@ -165,3 +165,13 @@ def test_a_history_forgets_the_oldest_events() -> None:
 
     assert events.since("9-0") is None
     assert len(events.since("10-0") or ()) == MAX_HISTORY
+
+
+def test_a_history_does_not_resume_over_a_clock_that_was_set_back() -> None:
+    events = history("7000-0", "9000-0")
+    assert events.since("9000-0") is not None
+
+    events.add(JobEvent("other", "3000-0", "state", "running"))
+
+    assert events.since("9000-0") is None
+    assert [event.id for event in events.since("3000-0") or ()] == ["3000-0"]

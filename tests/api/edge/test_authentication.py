@@ -216,7 +216,7 @@ def test_the_command_line_sends_the_first_key(keyed: Stack) -> None:
     assert [process.wait() for process in (generate, reader, without)] == [0, 1, 1]
     assert (keyed.folder / "with.png").stat().st_size > 0
     assert "This API key is read-only." in reader.output
-    assert "Send a valid API key" in without.output
+    assert "The API key is missing or invalid" in without.output
 
 
 def test_no_key_is_ever_logged(keyed: Stack) -> None:

@@ -56,6 +56,23 @@ def test_an_invalid_body_is_refused(api: Api, body: bytes) -> None:
 
 
 @pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        ('{"prompt": "5ecret",\n "seed": }', "at line 2 column 10"),
+        ('{"prompt": "5ecret\n"}', "while parsing a string at line 2 column 0"),
+        ('{"prompt": "5ecret" "seed": 1}', "at line 1 column 21"),
+        (f'{{"prompt": "x", "image": "{"A" * 200_000}", "seed": }}', "is not valid JSON."),
+    ],
+    ids=["no value", "line break in a text", "no comma", "behind an image, which was taken out"],
+)
+def test_invalid_json_is_refused_with_the_place_of_the_error(api: Api, body: str, reason: str) -> None:
+    answer = send(api, body)
+
+    assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"].removesuffix(".").endswith(reason.removesuffix("."))
+
+
+@pytest.mark.parametrize(
     ("field", "value"),
     [
         ("prompt", None),

@@ -217,6 +217,24 @@ def test_a_fetch_that_waits_too_long_for_a_thread_is_refused(shown: Server, monk
     assert isinstance(second, QueueFull)
 
 
+def test_slow_servers_of_one_caller_leave_threads_to_others(shown: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fetching, "MAX_THREADS", 2)
+    monkeypatch.setattr(fetching, "MAX_THREADS_PER_CALLER", 1)
+
+    async def fetch(fetcher: ImageFetcher, server: Server, caller: str) -> None:
+        await fetcher.fetch(origin(server), "/image", 20, len(SCENE), lambda _: None, caller)
+
+    async def fetch_beside_slow_ones(quick: Server) -> bool:
+        fetcher = ImageFetcher(OutboundClient([origin(shown), origin(quick)]))
+        slow = [asyncio.ensure_future(fetch(fetcher, shown, "alice")) for _ in range(3)]
+        assert await asyncio.to_thread(arrived.wait, 30)
+        await fetch(fetcher, quick, "bob")
+        return not any(task.done() for task in slow)
+
+    with serve(Script(body(SCENE))) as quick, never_answering(shown) as arrived:
+        assert asyncio.run(fetch_beside_slow_ones(quick))
+
+
 def test_fetches_count_against_the_rate_limit_before_they_start(null: Stack, shown: Server, tmp_path: Path) -> None:
     """Of twenty concurrent requests with a burst of five, one fetches its images, which exceeds the burst."""
     rate = {"SD_REQUESTS_PER_SECOND": "0.01", "SD_REQUEST_BURST": "5", "SD_REDIS_PREFIX": "paid:"}

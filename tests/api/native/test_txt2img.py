@@ -154,11 +154,24 @@ def test_accept_can_prefer_json(api: Api, accept: str) -> None:
 
 @pytest.mark.parametrize("accept", ["text/html", "image/gif", "application/json;q=0", "image/png;q=0.0"])
 def test_an_unsupported_type_is_not_acceptable(api: Api, accept: str) -> None:
-    assert_problem(generate(api, accept), 406, "not-acceptable")
+    answer = generate(api, accept)
+
+    assert_problem(answer, 406, "not-acceptable")
+    assert "image/png, image/jpeg, image/webp" in answer.json()["detail"]
+
+
+def test_what_clients_write_for_jpeg_is_understood(api: Api) -> None:
+    answer = generate(api, "text/html, image/jpg;q=0.5")
+
+    assert answer.headers["content-type"] == "image/jpeg"
+    assert answer.content.startswith(SIGNATURES["jpeg"])
 
 
 def test_an_output_format_outside_accept_is_not_acceptable(api: Api) -> None:
-    assert_problem(generate(api, "image/png", output_format="jpeg"), 406, "not-acceptable")
+    answer = generate(api, "image/png", output_format="jpeg")
+
+    assert_problem(answer, 406, "not-acceptable")
+    assert "output_format asks for image/jpeg" in answer.json()["detail"]
 
 
 def test_images_can_be_inlined_in_the_answer(api: Api) -> None:

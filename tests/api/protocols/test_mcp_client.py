@@ -22,6 +22,7 @@ from PIL import Image
 
 from tests.api.clients import ALICE, ALICE_READ_ONLY, BOB
 from tests.api.images import encoded, noise_png, scene
+from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 
 Era = Literal["legacy", "2026-07-28"]
@@ -181,6 +182,11 @@ def test_models_are_listed_with_what_they_can_do(sd: Stack) -> None:
         ({"prompt": "x", "model": "no-such-model"}, "No model has this name"),
         ({"prompt": ""}, "prompt"),
         ({"prompt": "x", "seed": -1}, "seed"),
+        ({"prompt": "x\0"}, "prompt must not contain control characters"),
+        ({"prompt": "x", "negative_prompt": "y" * 5000}, "negative_prompt may have at most 4000 characters"),
+        ({"prompt": "x", "sed": 1}, "sed is not a known argument; perhaps you mean seed"),
+        ({"prompt": "x", "steps": 4}, "steps is not a known argument; perhaps you mean num_inference_steps"),
+        ({"prompt": "x", "size": "64x64"}, "size is not a known argument; perhaps you mean width and height"),
     ],
 )
 def test_wrong_arguments_are_explained_to_the_model(sd: Stack, arguments: dict[str, Any], message: str) -> None:
@@ -188,6 +194,24 @@ def test_wrong_arguments_are_explained_to_the_model(sd: Stack, arguments: dict[s
 
     assert result.is_error
     assert message in texts(result)
+
+
+def test_arguments_that_clients_add_of_their_own_accord_are_ignored_and_named(api: Api) -> None:
+    result = call(api, "generate_image", prompt="x", toolCallId="call_1", chatInput="draw x", sessionId="1")
+
+    assert not result.is_error
+    assert "Warning: this tool has no argument toolCallId, chatInput, sessionId." in texts(result)
+
+
+def test_streams_of_agents_are_limited_for_each_client(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="null", SD_MAX_EVENT_STREAMS="1")
+    headers = {"Accept": "text/event-stream"}
+
+    with api.http.get(f"{api.url}/mcp", headers=headers, stream=True, timeout=60) as stream:
+        assert stream.status_code == 200
+        refused = requests.get(f"{api.url}/mcp", headers=headers, timeout=60)
+
+    assert_problem(refused, 429, "rate-limited")
 
 
 @pytest.mark.parametrize("image", ["!!!", "data:text/html;base64,PGI+", "01a207b4-0da0-76eb-8b84-9486d49425aa/0"])

@@ -102,7 +102,7 @@ def test_errors_of_paths_that_two_protocols_have_are_explained_to_the_clients_of
     url = keyed.api.url
     with httpx.HTTPTransport() as transport:
         stranger = replicate.Client(base_url=url, api_token="wrong", transport=transport)
-        with pytest.raises(ReplicateError, match="Send a valid API key"):
+        with pytest.raises(ReplicateError, match="The API key is missing or invalid"):
             stranger.run("imagegen/null", input={"prompt": "x"})
         with pytest.raises(ReplicateError, match="perhaps you mean null"):
             replicate.Client(base_url=url, api_token=ALICE, transport=transport).models.get("imagegen/nul")

@@ -29,7 +29,9 @@ def other() -> Iterator[str]:
             length = int(self.headers.get("Content-Length") or 0)
             self.rfile.read(length)
             _, status, kind, *_ = self.path.split("/")
-            body = {"html": b"<html>", "json": b'{"status": "ok"}', "list": b"[1]", "nothing": b""}[kind]
+            bodies = {"html": b"<html>", "json": b'{"status": "ok"}', "list": b"[1]", "nothing": b""}
+            bodies |= {"fastapi": b'{"detail": "Not Found"}'}
+            body = bodies[kind]
             self.send_response(int(status))
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
@@ -67,9 +69,9 @@ def error_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RunFailing:
 
 
 @pytest.mark.parametrize(
-    "answer", ["200/html", "200/json", "200/list", "200/nothing", "404/html", "401/json", "503/list"]
+    "answer", ["200/html", "200/json", "200/list", "200/nothing", "404/html", "404/fastapi", "401/json", "503/list"]
 )
-@pytest.mark.parametrize("command", [("status", "--once"), ("generate", "x")], ids=lambda command: command[0])
+@pytest.mark.parametrize("command", [("status", "--once"), ("generate", "x"), ("mcp",)], ids=lambda command: command[0])
 def test_another_program_is_not_mistaken_for_the_service(
     other: str, command: tuple[str, ...], answer: str, error_of: RunFailing
 ) -> None:

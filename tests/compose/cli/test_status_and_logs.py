@@ -65,7 +65,7 @@ def test_logs_of_an_unknown_process_or_before_the_first_start(service: Launched,
     nothing = Process([sys.executable, "-m", "compose.cli.app", "logs", "--no-follow"], tmp_path)
 
     assert (unknown.exit_code, nothing.wait()) == (1, 1)
-    assert "There is no process wroker: choose among imagegen, redis, api," in unknown.output
+    assert "wroker is not a process: choose from imagegen, redis, api," in unknown.output
     assert "imagegen up" in nothing.output
 
 

@@ -1,13 +1,11 @@
 """The outbound client connects to the addresses that it checked, and to no others."""
 
-import inspect
 import socket
 import sys
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from urllib3.connection import HTTPConnection, HTTPSConnection
 
 from shared.errors import ForbiddenUrl, Unreachable
 from shared.net.outbound import OutboundClient
@@ -97,13 +95,3 @@ def test_an_address_that_refuses_connections_is_skipped(names: Names, caller: Ca
     names.resolve_to("hooks.example.com", "127.0.0.9 127.0.0.1")
 
     assert caller.get().status == 200
-
-
-@pytest.mark.parametrize("connection", [HTTPConnection, HTTPSConnection])
-def test_urllib3_connects_through_the_hook_that_pins_addresses(connection: type[HTTPConnection]) -> None:
-    """`_new_conn` is a private method of urllib3; this is written for 2.8.
-
-    If this fails, urllib3 opens sockets elsewhere and would connect to unchecked addresses: make
-    `shared.net.pinned_http._Pinned` override the new place.
-    """
-    assert "self._new_conn()" in inspect.getsource(connection.connect)

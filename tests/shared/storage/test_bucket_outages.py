@@ -17,11 +17,14 @@ import trustme
 from compose.doctor.findings import Level
 from shared.errors import ConfigurationError, StorageUnavailable
 from shared.settings.explanations import install_command
+from shared.storage.bucket import BucketStore
+from shared.storage.bucket_connection import BucketLocation
 from shared.storage.images import ImageStore
 from shared.storage.object_store import StorageTimeouts
 from tests.api.images import encoded, scene
 from tests.api.problem import assert_problem
 from tests.compose.doctor.installations import findings_of, installation
+from tests.shared.outbound.servers import Script, send, serve
 from tests.shared.storage.conftest import credentials_of, open_bucket
 from tests.shared.storage.s3 import S3Server, UnreliableS3Server
 from tests.stack import Stack
@@ -31,6 +34,7 @@ from worker.engines.null import NullEngine
 
 _numbers = itertools.count()
 Outage = Callable[[UnreliableS3Server], AbstractContextManager[None]]
+CREDENTIALS = {"AWS_REGION": "us-east-1", "AWS_ACCESS_KEY_ID": "somebody", "AWS_SECRET_ACCESS_KEY": "x"}
 SHORT_TIMEOUTS = StorageTimeouts(retry_seconds=0.3, request_seconds=0.5)
 #: Requests are answered within this time, whatever the storage does: 12 s, and the rest is for a busy machine.
 MAX_SECONDS = 30.0
@@ -169,8 +173,34 @@ def test_a_missing_or_forbidden_bucket_prevents_the_start(server: UnreliableS3Se
         open_bucket(server, "s3://missing", tmp_path)
     with S3Server(tmp_path, INITIAL_NO_AUTH_ACTION_COUNT="1") as strict:
         url = strict.create_bucket("strict")
-        with pytest.raises(ConfigurationError, match="AWS_ACCESS_KEY_ID"):
+        with pytest.raises(ConfigurationError, match=r"AWS_ACCESS_KEY_ID.*InvalidAccessKeyId"):
             open_bucket(strict, url, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [
+        ("403 Forbidden", "RequestTimeTooSkewed"),
+        ("400 Bad Request", "ExpiredToken"),
+        ("400 Bad Request", "AuthorizationHeaderMalformed"),
+    ],
+)
+def test_what_the_service_refuses_is_told_without_its_other_lines(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, status: str, code: str
+) -> None:
+    """As AWS writes it: the declaration of XML has a line of its own."""
+    details = "<StringToSign>secret-of-somebody</StringToSign>"
+    error = f'<?xml version="1.0"?>\n<Error><Code>{code}</Code><Message>It says why.</Message>{details}</Error>'
+    answer = f"HTTP/1.1 {status}\r\nContent-Length: {len(error)}\r\n\r\n{error}"
+    with serve(Script(send(answer.encode()))) as service:
+        for name, value in {**CREDENTIALS, "AWS_ENDPOINT_URL": f"http://127.0.0.1:{service.port}"}.items():
+            monkeypatch.setenv(name, value)
+
+        with pytest.raises(ConfigurationError, match=rf"not writable \({code}: It says why\)"):
+            BucketStore.connect(BucketLocation("s3://images"), tmp_path, SHORT_TIMEOUTS)
+
+    assert f"{status}: {code}: It says why" in caplog.text
+    assert "secret-of-somebody" not in caplog.text
 
 
 def test_a_process_explains_a_wrong_bucket_in_one_sentence(stack: Stack, server: UnreliableS3Server) -> None:

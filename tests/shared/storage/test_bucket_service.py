@@ -237,4 +237,7 @@ def test_image_links_redirect_to_signed_urls_of_a_public_bucket(service: Stack, 
     assert image.headers["content-type"] == "image/png"
     assert image.headers["content-disposition"] == f'inline; filename="{job["id"]}-0.png"'
     assert api.get(path).content == image.content
+    # The signature would be for GET.
+    head = api.http.head(api.url + path, timeout=10)
+    assert (head.status_code, int(head.headers["content-length"])) == (200, len(image.content))
     assert_problem(api.get(f"{job['links']['self']}/images/5"), 404, "image-not-found")

@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 import pytest
 
 from shared.errors import ConfigurationError, ModelNotFound, ModelUnavailable, OutOfMemory
+from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
 from worker.engines.base import OnLoad, Sizes
-from worker.engines.held_models import HeldModel, Load, total_bytes
+from worker.engines.held_models import HeldModel, total_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget
 from worker.engines.null import NullEngine, NullModel
@@ -73,11 +74,11 @@ class Store:
 
 @dataclass
 class Reports:
-    loads: list[Load] = field(default_factory=list)
+    loads: list[ModelLoad] = field(default_factory=list)
     evicted_names: list[str] = field(default_factory=list)
     most_bytes: int = 0
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None:
         self.most_bytes = max(self.most_bytes, total_bytes(model for model in models if model.is_on_device))
         if load is not None:
             self.loads.append(load)

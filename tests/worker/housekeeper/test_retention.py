@@ -8,12 +8,14 @@ from uuid import uuid4
 
 import pytest
 
+from shared.settings.housekeeper import HousekeeperSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import image_name
 from shared.storage.object_store import STAGING_FOLDER, DayFolder, File
 from tests.stack import valkey_server
 from tests.support.polling import wait_until
 from tests.worker.housekeeper.conftest import DAY, DELETE_ALL, IMAGE, KEEP_ALL, HousekeeperBench
+from worker.housekeeper.app import retention_rules
 from worker.housekeeper.retention import RemovalCounts, RetentionRules, first_id_at
 
 
@@ -42,6 +44,15 @@ def test_young_unfinished_and_pinned_jobs_are_kept(bench: HousekeeperBench) -> N
     young = bench.run(bench.submit())
     assert bench.apply_retention(RetentionRules(DAY, DAY, None)).jobs == 0
     assert bench.read(young) == young
+
+
+@pytest.mark.parametrize("days", [36_500, 10_000_000, 10**12])
+def test_jobs_and_images_may_be_kept_for_longer_than_dates_reach(bench: HousekeeperBench, days: int) -> None:
+    job = bench.run(bench.submit())
+    rules = retention_rules(HousekeeperSettings(job_retention_days=days, output_retention_days=days))
+
+    assert bench.apply_retention(rules) == RemovalCounts(jobs=0, files=0, bytes=0)
+    assert bench.read(job) == job
 
 
 def test_retention_frees_a_full_redis(tmp_path: Path) -> None:

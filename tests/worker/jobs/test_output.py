@@ -59,7 +59,7 @@ def test_a_size_that_the_model_does_not_make_well_is_made_at_another(bench: Benc
     done = bench.run(bench.submit(width=300, height=300, fit_size=True))
 
     assert (done.request.width, done.request.output_width, done.images[0].width) == (64, 300, 300)
-    assert done.warnings == ("made at 64x64, which null makes well, and scaled to 300x300",)
+    assert done.warnings == ("rendered at 64x64, which suits null, and scaled to 300x300",)
 
 
 def test_metadata_has_both_sizes(bench: Bench) -> None:

@@ -59,7 +59,7 @@ def test_a_modular_pipeline_is_downloaded_once_and_removed(hub: Hub, folder: Pat
     hub.num_requests = 0
     assert source.ensure_downloaded() == model
     assert hub.num_requests == 0
-    assert remove_model(folder.parents[1], NAME).missing_bytes == 0
+    assert remove_model(folder.parents[1], NAME) > 0
     assert not folder.exists()
 
 

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, overload
+from typing import Protocol
 from urllib.parse import urlsplit
 
 from pydantic import SecretStr
@@ -78,7 +78,6 @@ class FluxApi:
             return _LazyImages(files, self._memory_budget)
 
     def credits(self) -> float | None:
-        """The account's remaining credits; None if unknown."""
         with self._connect() as client:
             return client.credits()
 
@@ -98,29 +97,23 @@ class _ImageFile:
         return len(self.data) + decoding_bytes(read_header(io.BytesIO(self.data), MAX_PIXELS))
 
 
+@dataclass(frozen=True, eq=False)
 class _LazyImages(Sequence[RenderedImage]):
     """Decodes one image at a time, during iteration."""
 
-    def __init__(self, files: Sequence[_ImageFile], budget: ImageMemoryBudget) -> None:
-        self._files = files
-        self._budget = budget
+    files: Sequence[_ImageFile]
+    budget: ImageMemoryBudget
 
     def __len__(self) -> int:
-        return len(self._files)
+        return len(self.files)
 
-    @overload
-    def __getitem__(self, index: int) -> RenderedImage: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[RenderedImage]: ...
-    def __getitem__(self, index: int | slice) -> RenderedImage | Sequence[RenderedImage]:
-        if isinstance(index, slice):
-            return _LazyImages(self._files[index], self._budget)
-        return RenderedImage(decode_provider_image(self._files[index].data), self._files[index].seed)
+    def __getitem__(self, index: int) -> RenderedImage:  # type: ignore[override] # nobody takes slices
+        return RenderedImage(decode_provider_image(self.files[index].data), self.files[index].seed)
 
     def __iter__(self) -> Iterator[RenderedImage]:
-        for index, file in enumerate(self._files):
+        for index, file in enumerate(self.files):
             # Reserved until the next image is requested: by then this one is stored.
-            with self._budget.reserve() as reservation:
+            with self.budget.reserve() as reservation:
                 reservation.resize(file.decoding_bytes)
                 yield self[index]
 

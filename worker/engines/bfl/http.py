@@ -106,7 +106,7 @@ class Http:
         self._timeouts = timeouts
         self._session = requests.Session()
         # By default, requests looks for credentials in ~/.netrc.
-        self._session.auth = _no_credentials
+        self._session.auth = lambda prepared: prepared
         # No proxy for a provider on this machine, as in tests.
         self._session.trust_env = not self._local
 
@@ -211,10 +211,6 @@ class Http:
         if url.scheme != "https":
             raise ForbiddenUrl("The URL is not https.")
         return OutboundClient()
-
-
-def _no_credentials(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
-    return prepared
 
 
 def _read(response: requests.Response, max_bytes: int, check: Callable[[], None]) -> bytes:

@@ -15,7 +15,8 @@ from shared.jobs.requests import GenerationRequest
 from shared.models.bfl import image_field_names
 from shared.models.capabilities import Capabilities, Size
 from worker.images.png import PngEncoder
-from worker.images.values import ImageSource, Inputs, Pixels
+from worker.images.scaling import scaled
+from worker.images.values import ImageSource, Inputs
 
 #: Aspect ratios are given in small numbers, up to 21:9.
 MAX_RATIO_NUMBER = 21
@@ -108,16 +109,10 @@ def _limited_size(size: Size) -> Size:
 
 def _encoded(source: ImageSource, size: Size) -> bytes:
     """As a PNG of the pixels alone: no metadata of the original file leaves this service."""
-    return PngEncoder().encode(_resized(source.pixels(size), size, Image.Resampling.LANCZOS))
+    return PngEncoder().encode(scaled(source.pixels(size), size))
 
 
 def _encoded_mask(inputs: Inputs, size: Size) -> bytes:
     assert inputs.mask is not None  # noqa: S101 - the request has one
-    mask = _resized(inputs.mask, size, Image.Resampling.NEAREST)
+    mask = np.asarray(Image.fromarray(inputs.mask).resize(size, Image.Resampling.NEAREST))
     return PngEncoder().encode(np.repeat(mask[..., None], 3, axis=2))
-
-
-def _resized(pixels: Pixels, size: Size, resampling: Image.Resampling) -> Pixels:
-    if (pixels.shape[1], pixels.shape[0]) == size:
-        return pixels
-    return np.asarray(Image.fromarray(pixels).resize(size, resampling), dtype=np.uint8)

@@ -71,14 +71,16 @@ class DiffusersEngine:
         self._default_scheduler = pipelines.text.scheduler
         family = pipelines.family
         self._autoencoder = Autoencoder(
-            pipelines.text, family.layout, self.capabilities.multiple_of, faithful_previews=checker is None
+            pipelines.text,
+            family.layout,
+            self.capabilities.multiple_of,
+            faithful_previews=checker is None,
+            use_bfloat16=pipelines.device.type == "cuda" and options.level >= Level.FAST,
         )
         self._accelerator = Accelerator(self._plan(model))
-        if pipelines.device.type == "cuda" and options.level >= Level.FAST:
-            self._autoencoder.use_bfloat16()
-        self._loras = Loras(pipelines, options.lora_dir, model.name)
         max_cached = 0 if options.level is Level.OFF else MAX_ENTRIES
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
+        self._loras = Loras(pipelines, options.lora_dir, model.name, self._prompts.forget)
         self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
@@ -95,9 +97,8 @@ class DiffusersEngine:
         _quieten_libraries()
         keep_freed_memory()
         shared = shared or SharedParts()
-        device, family = choose_device(options.device), family_of(model)
-        dtype = precision_of(options, family, device)
-        if family is UNLISTED:
+        device, dtype = choose_device(options.device), precision_of(model, options)
+        if family_of(model) is UNLISTED:
             logger.warning(
                 "%s is a %s, which is not listed: its defaults are those of diffusers", model.name, model.pipeline_class
             )
@@ -132,16 +133,14 @@ class DiffusersEngine:
 
     @property
     def acceleration(self) -> str:
-        """The level of SD_OPTIMIZE, and what it does for this model on this device."""
         return self._accelerator.description
 
     @property
     def sizes(self) -> Sizes:
-        """Of the weights, as measured."""
         return self._pipelines.sizes
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        (read,) = self._read([request], [watch])
+        (read,) = self._inversions.read([request], [watch])
         return self._render(read, self._specs(read, inputs, watch), watch)
 
     def batch_capacity(self, request: GenerationRequest) -> int:
@@ -151,7 +150,7 @@ class DiffusersEngine:
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
     ) -> Sequence[Sequence[RenderedImage]]:
         watches = [watch.for_job(job) for job in range(len(requests))]
-        read = self._read(requests, watches)
+        read = list(self._inversions.read(requests, watches))
         specs = [self._specs(*job) for job in zip(read, inputs, watches, strict=True)]
         images = iter(self._render(read[0], list(itertools.chain(*specs)), watch))
         return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
@@ -175,14 +174,6 @@ class DiffusersEngine:
         gc.collect()
         free_memory()
 
-    def _read(self, requests: Sequence[GenerationRequest], watches: Sequence[JobWatch]) -> list[GenerationRequest]:
-        """With the embeddings that their prompts name."""
-        found = list(self._inversions.read(requests))
-        for (_, warnings), watch in zip(found, watches, strict=True):
-            for warning in warnings:
-                watch.add_warning(warning)
-        return [request for request, _ in found]
-
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
         if request.seed is None or request.width is None or request.height is None:
             raise ValueError("the request is not resolved")
@@ -204,7 +195,6 @@ class DiffusersEngine:
         with OutOfMemoryFallbacks(request, self._memory_budget, watch, self._accelerator.drop) as memory:
             for warning in memory.run(lambda: self._loras.require(loras)):
                 watch.add_warning(warning)
-            self._prompts.use_loras(loras)
             with self._loras.applied(loras):
                 images = list(self._rendering(request, specs, watch, memory).images())
         return [

@@ -1,4 +1,4 @@
-"""What the operator chooses besides the model."""
+"""Options of the operator for all models."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -7,16 +7,16 @@ from pathlib import Path
 
 
 class Level(IntEnum):
-    """Each includes those before it; their names are the values of SD_OPTIMIZE."""
+    """Levels of SD_OPTIMIZE. Each includes those before it."""
 
     OFF = 0
     """Plain diffusers."""
     SAFE = 1
-    """Changes no pixel."""
+    """No change of pixels on CPUs; at most of the last bits on GPUs."""
     FAST = 2
-    """The same image with other last bits."""
+    """The same image, with different last bits."""
     MAX = 3
-    """Slightly another image."""
+    """A slightly different image."""
 
     @classmethod
     def of(cls, setting: str) -> "Level":
@@ -28,7 +28,7 @@ class DiffusersOptions:
     device: str = "auto"
     dtype: str = "auto"
     safety_checker: Callable[[], Path] | None = None
-    """Returns the folder of the checker for models without their own; None switches checking off."""
+    """Returns the folder of the checker for models that come without one; None switches checking off."""
     lora_dir: Path | None = None
     embedding_dir: Path | None = None
     max_batch_size: int = 4
@@ -39,7 +39,7 @@ class DiffusersOptions:
     compile_sizes: tuple[str, ...] = ()
     """`WIDTHxHEIGHT`: sizes to compile for from `fast` on, beside the model's own on GPUs."""
     data_dir: Path | None = None
-    """Keeps compiled code and what was measured; None keeps them as long as this process."""
+    """Where compiled code and measurements are kept; None keeps them until this process ends."""
     suggest_cloud: bool = False
     """Whether errors about memory name flux-api as an alternative."""
 

@@ -25,9 +25,7 @@ def load_network(path: Path) -> Network:
     with _reading(path):
         weights = load_file(path)
     with _recognising(path):
-        weights = _real_esrgan_names(weights)
-        network = _network(weights)
-        network.load_state_dict({name: tensor.float() for name, tensor in weights.items()})
+        network = _network({name: tensor.float() for name, tensor in weights.items()})
     return network.eval().requires_grad_(False)
 
 
@@ -36,10 +34,7 @@ def scale_of(path: Path) -> int:
     with _reading(path), safe_open(path, "pt") as file:
         shapes = {name: file.get_slice(name).get_shape() for name in file.keys()}  # noqa: SIM118 - not a dict
     with _recognising(path), torch.device("meta"):
-        weights = _real_esrgan_names({name: torch.empty(shape) for name, shape in shapes.items()})
-        network = _network(weights)
-        network.load_state_dict(weights)
-    return network.scale
+        return _network({name: torch.empty(shape) for name, shape in shapes.items()}).scale
 
 
 @contextmanager
@@ -60,7 +55,10 @@ def _recognising(path: Path) -> Iterator[None]:
 
 
 def _network(weights: Weights) -> Network:
-    return _compact(weights) if "body.1.weight" in weights else _residual_dense(weights)
+    weights = _real_esrgan_names(weights)
+    network = _compact(weights) if "body.1.weight" in weights else _residual_dense(weights)
+    network.load_state_dict(weights)
+    return network
 
 
 def _compact(weights: Weights) -> CompactNetwork:

@@ -1,15 +1,16 @@
 """The upscalers on this machine, beside the models that make images."""
 
+import functools
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from shared.errors import ConfigurationError, ModelUnavailable
+from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.models.catalogue import ModelEntry, ModelState
 from worker.engines.base import OnLoad, PooledEngine, Sizes
-from worker.engines.held_models import ModelLoader
+from worker.engines.held_models import Inspected, ModelLoader
 from worker.engines.upscaling.engine import UpscalingEngine, upscaler_capabilities
 from worker.engines.upscaling.network_files import scale_of
 from worker.models.contents.fingerprint import revision_of
@@ -19,13 +20,6 @@ from worker.models.sources import UPSCALE_STARTER, UPSCALERS_FOLDER
 STARTER_NAME = "upscale-starter"
 #: Limit of what a scan of the folder looks at.
 MAX_FILES = 1000
-
-
-@dataclass(frozen=True)
-class _Known:
-    revision: str
-    capabilities: Capabilities | None
-    reason: str | None = None
 
 
 @dataclass
@@ -39,7 +33,6 @@ class ModelsAndUpscalers:
     device: str
     dtype: str
     _files: Mapping[str, Path] = field(default_factory=lambda: {STARTER_NAME: UPSCALE_STARTER})
-    _known: dict[str, _Known] = field(default_factory=dict)
 
     @property
     def default_model(self) -> str:
@@ -48,10 +41,7 @@ class ModelsAndUpscalers:
     def capabilities(self, model: str) -> Capabilities:
         if model not in self._files:
             return self.models.capabilities(model)
-        known = self._inspected(model)
-        if known.capabilities is None:
-            raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
-        return known.capabilities
+        return self._inspected(model).require(model)
 
     def revision(self, model: str) -> str | None:
         return revision_of(self._files[model]) if model in self._files else self.models.revision(model)
@@ -74,16 +64,8 @@ class ModelsAndUpscalers:
         self._files = {STARTER_NAME: UPSCALE_STARTER, **found}
         return {**self.scan_models(), **{name: self._entry(name) for name in self._files}}
 
-    def _inspected(self, name: str) -> _Known:
-        path = self._files[name]
-        known, revision = self._known.get(name), revision_of(path)
-        if known is None or known.revision != revision:
-            try:
-                known = _Known(revision, upscaler_capabilities(name, scale_of(path)))
-            except ConfigurationError as error:
-                known = _Known(revision, None, error.detail)
-            self._known[name] = known
-        return known
+    def _inspected(self, name: str) -> Inspected:
+        return _inspect(name, self._files[name], revision_of(self._files[name]))
 
     def _entry(self, name: str) -> ModelEntry:
         known, is_bundled = self._inspected(name), name == STARTER_NAME
@@ -99,3 +81,12 @@ class ModelsAndUpscalers:
             commercial_use=True if is_bundled else None,
             capabilities=known.capabilities,
         )
+
+
+@functools.lru_cache(maxsize=MAX_FILES + 1)
+def _inspect(name: str, path: Path, revision: str) -> Inspected:
+    """Again when the file has changed."""
+    try:
+        return Inspected(revision, upscaler_capabilities(name, scale_of(path)))
+    except ConfigurationError as error:
+        return Inspected(revision, None, error.detail)

@@ -1,9 +1,9 @@
 """What may be a model on disk."""
 
-from dataclasses import dataclass, replace
+import time
+from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
-from typing import Self
 
 from worker.models.overrides import OVERRIDES_FILE
 
@@ -12,7 +12,7 @@ Signature = tuple[tuple[str, int, int, int], ...]
 
 
 class CandidateKind(StrEnum):
-    """Folders come first, because files may need them as a base; pairs come before files, because they name one."""
+    """In the order of inspection: files may need a folder as their base, and pairs claim a file."""
 
     FOLDER = "folder"
     PLANNED = "planned"
@@ -34,11 +34,11 @@ class Candidate:
     """Changes whenever a file of the candidate does."""
     sidecar: Path | None = None
     downloading: bool = False
-    """Another program says so."""
+    """Whether another program is downloading it, by the file beside it."""
 
     @property
     def full_name(self) -> str:
-        """With the ending of the file, for names that are taken."""
+        """The name with the file's extension, if another model has the name without it."""
         return (
             f"{self.name}{self.path.suffix}" if self.kind in (CandidateKind.FILE, CandidateKind.PICKLE) else self.name
         )
@@ -48,8 +48,6 @@ class Candidate:
         return sum(size for path, size, *_ in self.signature if not path.endswith(OVERRIDES_FILE))
 
     @property
-    def modified_at(self) -> float:
-        return max((modified for _, _, modified, _ in self.signature), default=0) / 1e9
-
-    def named(self, name: str) -> Self:
-        return replace(self, name=name)
+    def age(self) -> float:
+        """Seconds since one of its files changed."""
+        return time.time() - max((modified for _, _, modified, _ in self.signature), default=0) / 1e9

@@ -8,7 +8,6 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
-from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
 from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel, DiskState
@@ -16,7 +15,7 @@ from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
 from worker.models.catalogue.scan import MAX_FILES, FolderScan
 from worker.models.contents.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel, ModelFormat
-from worker.models.sources import MODEL_SETTINGS, STARTER_NAME, UPSCALERS_FOLDER, ModelSource
+from worker.models.sources import STARTER_NAME, UPSCALERS_FOLDER, ModelSource
 
 logger = logging.getLogger(__name__)
 
@@ -62,14 +61,9 @@ class Catalogue:
     @classmethod
     def of(cls, settings: WorkerSettings) -> Self:
         """Of the models that the settings name, and of SD_MODEL_DIR."""
-        defaults = [
-            ModelSource.for_backend(settings, backend) for backend in settings.backends if backend in MODEL_SETTINGS
-        ]
-        more = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS") for name in settings.models]
-        starter = ModelSource.for_model(settings, STARTER_NAME, "")
         return cls(
             settings.model_dir,
-            [*defaults, *more, starter],
+            [*ModelSource.all_named(settings), ModelSource.for_model(settings, STARTER_NAME, "")],
             [settings.lora_dir, settings.embedding_dir, settings.model_dir / UPSCALERS_FOLDER],
         )
 
@@ -81,7 +75,8 @@ class Catalogue:
             taken: set[Path] = set()
             bases = ""
             for kind, group in groupby(candidates, key=lambda candidate: candidate.kind):
-                bases = bases if kind is CandidateKind.FOLDER else bases or self._bases()
+                if kind is not CandidateKind.FOLDER and not bases:
+                    bases = revision_of_files((base.name, base.revision) for base in self._bases())
                 for candidate in group:
                     if candidate.path not in taken:
                         taken |= self._add(candidate, bases, before)
@@ -122,19 +117,13 @@ class Catalogue:
         self._models.setdefault(entry.name, entry)
         return {candidate.path} | ({entry.model.path} if entry.model else set())
 
-    def _bases(self) -> str:
-        bases = (model for entry in self._models.values() if (model := entry.model) and _is_base(model))
-        return revision_of_files((model.name, model.revision) for model in bases)
+    def _bases(self) -> list[LocalModel]:
+        """The folders that files may need, by name."""
+        models = (entry.model for _, entry in sorted(self._models.items()))
+        return [model for model in models if model is not None and model.format is ModelFormat.PIPELINE]
 
-    def _find_base(self, name: str | None, pipelines: frozenset[str]) -> LocalModel | None:
-        models = [model for _, entry in sorted(self._models.items()) if (model := entry.model) and _is_base(model)]
-        if name is not None:
-            return next((model for model in models if model.name == name), None)
-        return next((model for model in models if model.pipeline_class in pipelines), None)
-
-
-def _is_base(model: LocalModel) -> bool:
-    return model.format is ModelFormat.PIPELINE
+    def _find_base(self, name: str | None, pipeline: str | None) -> LocalModel | None:
+        return next((base for base in self._bases() if name == base.name or pipeline == base.pipeline_class), None)
 
 
 def _renamed(entry: CatalogueModel, name: str) -> CatalogueModel:

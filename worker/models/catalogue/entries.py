@@ -45,16 +45,14 @@ class CatalogueModel:
         Raises ConfigurationError for configurations that cannot be read.
         """
         overrides, family = model.overrides, family_of(model)
-        licence = overrides.licence or spec.licence
+        licence = overrides.licence or spec.licence or family.licence
         permitted = commercial_use_of(licence) if overrides.commercial_use is None else overrides.commercial_use
-        if licence is None and permitted is None:
-            permitted = family.commercial_use
         return cls(
             name=model.name,
             state=DiskState.AVAILABLE,
             size_bytes=size_bytes,
             family=family.key,
-            licence=licence or family.licence,
+            licence=licence,
             commercial_use=permitted,
             title=overrides.title or spec.title,
             trigger_words=overrides.trigger_words or spec.trigger_words,

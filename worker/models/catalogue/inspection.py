@@ -1,8 +1,6 @@
 """Finds out what a candidate on disk is: an available model, or a reason why it is not one."""
 
 import logging
-import time
-from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -13,10 +11,10 @@ from worker.models.catalogue.entries import CatalogueModel, DiskState
 from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
-from worker.models.checkpoints.recognition import NotACheckpoint
+from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of_files
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
-from worker.models.hub.licences import commercial_use_of, licence_of_card
+from worker.models.hub.licences import commercial_use_of, licence_of_folder
 from worker.models.local_model import LocalModel, index_name
 from worker.models.overrides import NO_OVERRIDES, ModelOverrides
 from worker.models.sources import folder_model
@@ -27,13 +25,11 @@ logger = logging.getLogger(__name__)
 SETTLING_SECONDS = 2.0
 #: An incomplete file that has not grown for this time is broken.
 COPYING_SECONDS = 60.0
-CARD = "README.md"
 
 
 @dataclass(frozen=True)
 class Inspector:
     find_base: FindBase
-    now: Callable[[], float] = time.time
     settling_seconds: float = SETTLING_SECONDS
 
     def inspect(self, candidate: Candidate) -> CatalogueModel | None:
@@ -88,9 +84,7 @@ class Inspector:
         if reason := _missing_weights(candidate, model):
             return _entry(candidate, DiskState.BROKEN, reason)
         _require_whole_files(candidate)
-        plan = DownloadPlan.read(candidate.path)
-        licence = (plan.licence if plan else None) or licence_of_card(candidate.path / CARD)
-        return CatalogueModel.available(model, ModelSpec(licence=licence), candidate.size)
+        return CatalogueModel.available(model, ModelSpec(licence=licence_of_folder(candidate.path)), candidate.size)
 
     def _pair(self, candidate: Candidate) -> CatalogueModel | None:
         overrides = _overrides(candidate)
@@ -108,21 +102,18 @@ class Inspector:
         if candidate.downloading:
             return _entry(candidate, DiskState.DOWNLOADING, "It is being downloaded.")
         entry = self._described(candidate, candidate.path, _without_pair(overrides))
-        if entry.state is DiskState.AVAILABLE and self._age(candidate) < self.settling_seconds:
+        if entry.state is DiskState.AVAILABLE and candidate.age < self.settling_seconds:
             return _entry(candidate, DiskState.DOWNLOADING, "It has just changed, and may still be changing.")
         return entry
 
     def _described(self, candidate: Candidate, path: Path, overrides: ModelOverrides) -> CatalogueModel:
-        model, recognised = describe_file(candidate.name, path, overrides, self.find_base, _revision(candidate))
-        return CatalogueModel.available(model, recognised.spec if recognised else ModelSpec(), candidate.size)
+        model, spec = describe_file(candidate.name, path, overrides, self.find_base, _revision(candidate))
+        return CatalogueModel.available(model, spec, candidate.size)
 
     def _incomplete(self, candidate: Candidate, reason: str) -> CatalogueModel:
-        if self._age(candidate) < COPYING_SECONDS:
+        if candidate.age < COPYING_SECONDS:
             return _entry(candidate, DiskState.DOWNLOADING, f"{reason} It is still being copied.")
         return _entry(candidate, DiskState.BROKEN, f"{reason} Copy or download it again.")
-
-    def _age(self, candidate: Candidate) -> float:
-        return self.now() - candidate.modified_at
 
 
 def _without_pair(overrides: ModelOverrides) -> ModelOverrides:

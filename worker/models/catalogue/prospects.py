@@ -11,10 +11,10 @@ from shared.errors import ConfigurationError
 from worker.models.catalogue.entries import CatalogueModel
 from worker.models.checkpoints.header import InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
-from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.checkpoints.tensor_names import sort_tensors
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
-from worker.models.hub.licences import licence_of_card
+from worker.models.hub.licences import licence_of_folder
 from worker.models.local_model import LocalModel, index_name
 from worker.models.placements import (
     HALF_PRECISION,
@@ -93,7 +93,7 @@ class OnDevice:
     sizes: Mapping[str, int]
     placement: Placement
     obstacles: Mapping[Quantization, str]
-    """Why steps that were asked for, or with which all of it would fit, cannot be taken."""
+    """Why formats that the setting requests, or in which all of it would fit, cannot be used."""
 
 
 def prospect_of(source: ModelSource) -> Prospect:
@@ -104,15 +104,12 @@ def prospect_of(source: ModelSource) -> Prospect:
 
 
 def _local(model: LocalModel) -> Prospect:
-    card = licence_of_card(model.folder / "README.md")
-    plan = DownloadPlan.read(model.folder)
-    licence = (plan.licence if plan else None) or card
     try:
         parameters = _parameters_in_file(model) if model.file_parts else _parameters_in_folder(model)
     except (InvalidHeader, OSError) as error:
         raise ConfigurationError(f"The model {model.name} cannot be read: {error}") from None
     size = sum(file.stat().st_size for file in _files_of(model))
-    return _prospect(model, licence, parameters, size, 0)
+    return _prospect(model, licence_of_folder(model.folder), parameters, size, 0)
 
 
 def _files_of(model: LocalModel) -> list[Path]:
@@ -136,7 +133,7 @@ def _parameters_in_file(model: LocalModel) -> dict[str, float]:
     header = read_header(model.path)
     roles = sort_tensors(header.tensors)
     counts = {
-        part: float(sum(math.prod(header.tensors[name].shape) for name in roles.get(Role(role), {}).values()))
+        part: float(sum(math.prod(header.tensors[name].shape) for name in roles.get(role, {}).values()))
         for part, role in model.file_parts.items()
     }
     return base | counts
@@ -164,7 +161,7 @@ def _remote(source: ModelSource) -> Prospect:
 
 
 def _planned_parameters(name: str, plan: DownloadPlan, downloader: "Downloader") -> dict[str, float]:
-    """From the sizes of the files, and the precision that the first file of each part tells."""
+    """From the sizes of the files, and the precision of the first file of each part."""
     weights: dict[str, list[tuple[str, int]]] = {}
     for file in plan.files:
         part, _, last = file.path.rpartition("/")

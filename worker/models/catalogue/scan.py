@@ -3,7 +3,7 @@
 import os
 import stat
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from worker.models.catalogue.candidates import Candidate, CandidateKind
@@ -11,7 +11,7 @@ from worker.models.download_plans import PLAN_FILE
 from worker.models.local_model import MODULAR_INDEX
 from worker.models.overrides import OVERRIDES_FILE
 from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
-from worker.models.weight_files import FILE_SUFFIXES, PICKLES
+from worker.models.weight_files import ALL_SUFFIXES, FILE_SUFFIXES
 
 #: Deeper folders and further files are ignored.
 MAX_DEPTH, MAX_FILES, MAX_NAME = 8, 20_000, 200
@@ -44,7 +44,8 @@ class FolderScan:
         if path.is_file():
             beside = {f"{path.stem}{SIDECAR}", OVERRIDES_FILE, path.name, f"{path.name}{DOWNLOAD_MARK}"}
             entries = {file: entry for file, entry in self._entries(path.parent).items() if file in beside}
-            return next((file.named(name) for file in self._files(path.parent, "", entries) if file.path == path), None)
+            found = (file for file in self._files(path.parent, "", entries) if file.path == path)
+            return next((replace(file, name=name) for file in found), None)
         kind = _kind_of(self._entries(path))
         if kind is None:
             return None
@@ -62,7 +63,7 @@ class FolderScan:
         for entry in filter(_is_usable, entries.values()):
             below = f"{name}/{entry.name}" if name else entry.name
             if entry.is_symlink() and self._leads_outside(entry):
-                if not entry.is_file() or entry.name.endswith((*FILE_SUFFIXES, *PICKLES)):
+                if not entry.is_file() or entry.name.endswith(ALL_SUFFIXES):
                     yield Candidate(_stem(below), CandidateKind.OUTSIDE, Path(entry.path))
             elif _is_folder(entry) and depth < MAX_DEPTH and entry.path not in skipped and not _is_loop(entry):
                 yield from self._walk(Path(entry.path), below, depth + 1, skipped)
@@ -87,7 +88,7 @@ class FolderScan:
         return Candidate(name, kind, folder, signature, folder / OVERRIDES_FILE)
 
     def _files(self, folder: Path, name: str, entries: _Entries) -> Iterator[Candidate]:
-        for suffix in (*FILE_SUFFIXES, *PICKLES):
+        for suffix in ALL_SUFFIXES:
             for file, entry in entries.items():
                 if not file.endswith(suffix) or not _is_usable(entry) or _is_folder(entry):
                     continue
@@ -156,5 +157,4 @@ def _is_usable(entry: "os.DirEntry[str]") -> bool:
 
 
 def _stem(name: str) -> str:
-    suffix = next((suffix for suffix in (*FILE_SUFFIXES, *PICKLES) if name.endswith(suffix)), "")
-    return name.removesuffix(suffix) if suffix else name
+    return name.removesuffix(next((suffix for suffix in ALL_SUFFIXES if name.endswith(suffix)), ""))

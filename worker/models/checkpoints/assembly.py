@@ -7,7 +7,9 @@ from typing import Any
 
 from worker.models.checkpoints import configurations
 from worker.models.checkpoints.header import read_header
-from worker.models.checkpoints.recognition import NotACheckpoint, Recognised, UnknownFamily, recognise
+from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.recognition import Recognised, UnknownFamily, recognise
+from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel, ModelFormat
@@ -15,8 +17,8 @@ from worker.models.overrides import ModelOverrides
 
 GGUF = ".gguf"
 BUNDLED = configurations.TOKENIZERS.parent
-#: The model of a base by its name, or, for None, one with a pipeline among these; None if there is none.
-FindBase = Callable[[str | None, frozenset[str]], LocalModel | None]
+#: The base of this name, or else one with this pipeline; None if there is none.
+FindBase = Callable[[str | None, str | None], LocalModel | None]
 #: For messages.
 FAMILY_NAMES = {
     "sd15": "Stable Diffusion 1.5",
@@ -30,49 +32,44 @@ FAMILY_NAMES = {
 
 
 class NeedsBase(Exception):
-    """The file lacks parts that a base has; the message is one sentence. `pipelines` are those of usable bases."""
-
-    def __init__(self, message: str, pipelines: frozenset[str] = frozenset()) -> None:
-        super().__init__(message)
-        self.pipelines = pipelines
+    """The file lacks parts that a base has; the message is one sentence."""
 
 
 def describe_file(
     name: str, path: Path, overrides: ModelOverrides, find_base: FindBase, revision: str
-) -> tuple[LocalModel, Recognised | None]:
-    """The model in a file, and what its header says; None for files that only their base describes.
+) -> tuple[LocalModel, ModelSpec]:
+    """The model in a file, and what its header says of it.
 
     `revision` is that of the file. Raises NotACheckpoint, NeedsBase, InvalidHeader, OSError, and what `find_base`
     raises.
     """
-    base = find_base(overrides.base, frozenset()) if overrides.base else None
-    if overrides.base and base is None:
-        raise NeedsBase(f"Its base {overrides.base} is not available: `imagegen models pull {overrides.base}`.")
-    try:
-        model, recognised = _describe(name, path, overrides, base)
-    except NeedsBase as error:
-        base = find_base(None, error.pipelines) if base is None and error.pipelines else None
-        if base is None:
-            raise
-        model, recognised = _describe(name, path, overrides, base)
+    base, spec = _named_base(overrides, find_base), ModelSpec()
+    if path.suffix == GGUF:
+        model = _gguf(name, path, overrides, base)
+    else:
+        try:
+            found = recognise(read_header(path), path.stem)
+        except UnknownFamily:
+            if base is None:
+                raise
+            # Only its base describes it.
+            model = _on_base(name, path, overrides, base)
+        else:
+            if found.missing and base is None:
+                base = find_base(None, configurations.pipeline_of(found.family))
+            model, spec = _recognised(name, path, overrides, base, found), found.spec
     if base is not None:
         revision = revision_of_files([(base.name, base.revision), (path.name, revision)])
-    return replace(model, revision=revision), recognised
+    return replace(model, revision=revision), spec
 
 
-def _describe(
-    name: str, path: Path, overrides: ModelOverrides, base: LocalModel | None
-) -> tuple[LocalModel, Recognised | None]:
-    if path.suffix == GGUF:
-        return _gguf(name, path, overrides, base), None
-    header = read_header(path)
-    try:
-        recognised = recognise(header, path.stem)
-    except UnknownFamily:
-        if base is None:
-            raise
-        return _on_base(name, path, overrides, base), None
-    return _recognised(name, path, overrides, base, recognised), recognised
+def _named_base(overrides: ModelOverrides, find_base: FindBase) -> LocalModel | None:
+    if overrides.base is None:
+        return None
+    base = find_base(overrides.base, None)
+    if base is None:
+        raise NeedsBase(f"Its base {overrides.base} is not available: `imagegen models pull {overrides.base}`.")
+    return base
 
 
 def _recognised(
@@ -80,7 +77,7 @@ def _recognised(
 ) -> LocalModel:
     lacking = [part for part in found.missing if base is None or part not in base.parts]
     if lacking:
-        raise NeedsBase(_lacking_sentence(found, lacking, base), frozenset({configurations.pipeline_of(found.family)}))
+        raise NeedsBase(_lacking_sentence(found, lacking, base))
     bundled = configurations.names_of_parts(found.family)
     tokenizers = {part: value for part, value in bundled.items() if configurations.is_tokenizer(value)}
     index: dict[str, Any] = dict(found.index)
@@ -100,7 +97,7 @@ def _recognised(
         overrides=overrides,
         family_key=found.variant.family_key,
         configs=configs,
-        file_parts={part: str(role) for part, role in found.roles.items()},
+        file_parts=found.roles,
         tokenizers={part: value for part, value in tokenizers.items() if part in present},
     )
 
@@ -130,7 +127,7 @@ def _on_base(name: str, path: Path, overrides: ModelOverrides, base: LocalModel)
         index=base.index,
         overrides=overrides,
         family_key=base.family_key,
-        file_parts={base.denoiser: str(Role.DENOISER)},
+        file_parts={base.denoiser: Role.DENOISER},
     )
 
 

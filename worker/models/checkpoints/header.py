@@ -11,8 +11,9 @@ from typing import Any
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
 MAX_METADATA_VALUE = 4096
-_BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
-_BITS |= {"U64": 64, "U32": 32, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F4": 4}
+#: Of a number, by the name of its type.
+BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
+BITS |= {"U64": 64, "U32": 32, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F4": 4}
 
 
 class InvalidHeader(Exception):
@@ -36,8 +37,6 @@ class Tensor:
 class Header:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
-    size: int
-    """Bytes of the whole file."""
 
     @property
     def parameters(self) -> int:
@@ -82,16 +81,16 @@ def _parse(text: bytes, size: int) -> Header:
         raise IncompleteFile(f"The file is incomplete: it has {size:,} of {expected:,} bytes.")
     if size > expected:
         raise InvalidHeader(f"The file has {size - expected:,} bytes more than its header says; it is damaged.")
-    return Header(tensors, _readable(metadata), size)
+    return Header(tensors, _readable(metadata))
 
 
 def _tensor(name: str, entry: Any, first: int) -> Tensor:
     """`first` is where the bytes of all tensors begin."""
     match entry:
         case {"dtype": str(dtype), "shape": list(shape), "data_offsets": [int(start), int(stop)]} if (
-            dtype in _BITS and all(isinstance(side, int) and 0 <= side < 1 << 40 for side in shape) and len(shape) < 9
+            dtype in BITS and all(isinstance(side, int) and 0 <= side < 1 << 40 for side in shape) and len(shape) < 9
         ):
-            if 0 <= start <= stop and (math.prod(shape) * _BITS[dtype] + 7) // 8 == stop - start:
+            if 0 <= start <= stop and (math.prod(shape) * BITS[dtype] + 7) // 8 == stop - start:
                 return Tensor(dtype, tuple(shape), first + start, stop - start)
     raise InvalidHeader(f"The header describes the tensor {name[:80]!r} wrongly; the file is damaged.")
 

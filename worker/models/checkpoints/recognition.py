@@ -1,6 +1,5 @@
 """Recognises what a single file holds, from the names and shapes of its tensors."""
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -8,16 +7,12 @@ from typing import Any
 from worker.models.checkpoints import configurations
 from worker.models.checkpoints.header import Header, Tensor
 from worker.models.checkpoints.modelspec import ModelSpec, read_modelspec
-from worker.models.checkpoints.rejections import reason_of_rejection
-from worker.models.checkpoints.shapes import UnknownShape, derive
+from worker.models.checkpoints.rejections import NotACheckpoint, reason_of_rejection
+from worker.models.checkpoints.shapes import derive
 from worker.models.checkpoints.tensor_names import Role, sort_tensors
 from worker.models.checkpoints.variants import Variant, variant_of
 
 Roles = Mapping[Role, Mapping[str, str]]
-
-
-class NotACheckpoint(Exception):
-    """The message is one sentence that says what the file is, or what it lacks."""
 
 
 class UnknownFamily(NotACheckpoint):
@@ -45,7 +40,7 @@ class Recognised:
 
 
 def recognise(header: Header, name: str) -> Recognised:
-    """`name` is the file's, without its ending: authors tell some variants only there. Raises NotACheckpoint."""
+    """`name` is that of the file, without its extension: some variants show only there. Raises NotACheckpoint."""
     if reason := reason_of_rejection(header):
         raise NotACheckpoint(reason)
     roles = sort_tensors(header.tensors)
@@ -58,8 +53,6 @@ def recognise(header: Header, name: str) -> Recognised:
             "in diffusers' format."
         )
     variant = variant_of(family, denoiser, header, f"{name} {spec.title or ''}", spec)
-    if variant.rejection:
-        raise NotACheckpoint(variant.rejection)
     return _described(header, roles, family, variant, spec)
 
 
@@ -113,7 +106,8 @@ def _described(header: Header, roles: Roles, family: str, variant: Variant, spec
         role = _role_of(bundled)
         if role in roles:
             found[part] = role
-            configs[part] = _config(header, roles, role, index[part][1], bundled)
+            tensors, configuration = _tensors(header, roles, role), configurations.configuration(bundled)
+            configs[part] = derive(role, index[part][1], tensors, configuration)
         elif (family, part) in _OPTIONAL:
             index[part] = index[_OPTIONAL[family, part]] = [None, None]
         else:
@@ -123,13 +117,3 @@ def _described(header: Header, roles: Roles, family: str, variant: Variant, spec
 
 def _role_of(bundled: str) -> Role:
     return _ROLES.get(bundled) or (Role.VAE if bundled.startswith("vae-") else Role.DENOISER)
-
-
-def _config(header: Header, roles: Roles, role: Role, kind: str, bundled: str) -> dict[str, Any]:
-    try:
-        return derive(role, kind, _tensors(header, roles, role), configurations.configuration(bundled))
-    except UnknownShape as error:
-        detail = re.sub(r"['\"]", "", str(error))
-        raise NotACheckpoint(
-            f"Its {role} has an unusual layout ({detail[:120]}); use a folder in diffusers' format."
-        ) from None

@@ -4,6 +4,11 @@ import re
 
 from worker.models.checkpoints.header import Header
 
+
+class NotACheckpoint(Exception):
+    """The message is one sentence that says what the file is, or what it lacks."""
+
+
 #: Patterns of tensor names, most specific first, each with a sentence.
 _KINDS = (
     (
@@ -21,13 +26,19 @@ _KINDS = (
 _DENOISERS = ("model.diffusion_model.", "diffusion_model.", "model_ema.")
 #: Files of one part, by how their tensors begin; only where nothing else is in the file.
 _PARTS = (
-    (r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder|quant_conv|post_quant_conv)\..*", "an autoencoder"),
+    (
+        r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder|quant_conv|post_quant_conv)\..*",
+        "an autoencoder, not a whole model",
+    ),
     (
         r"(?:text_model|text_projection|logit_scale|encoder\.block|shared|embed_tokens|model\.layers|lm_head).*",
-        "a text encoder",
+        "a text encoder, not a whole model",
     ),
-    (r"(?:conv_first|body|model\.0|model\.1|upconv1|params_ema)\..*", "an upscaler"),
-    (r"(?:vision_model|visual)\..*", "an image encoder"),
+    (
+        r"(?:conv_first|body|model\.0|model\.1|upconv1|params_ema)\..*",
+        "an upscaler: put it into the folder upscalers of SD_MODEL_DIR",
+    ),
+    (r"(?:vision_model|visual)\..*", "an image encoder, not a whole model"),
 )
 
 
@@ -47,5 +58,5 @@ def reason_of_rejection(header: Header) -> str | None:
     for pattern, part in _PARTS:
         kind = re.compile(pattern)
         if all(kind.fullmatch(name) for name in names):
-            return f"The file holds only {part}, not a whole model."
+            return f"The file holds only {part}."
     return None

@@ -6,27 +6,29 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from worker.models.checkpoints.header import Tensor
+from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.checkpoints.tensor_names import Role
 
 Tensors = Mapping[str, Tensor]
 Config = dict[str, Any]
 
 
-class UnknownShape(Exception):
-    """The part is built in a way that these functions do not know."""
-
-
 def derive(role: Role, kind: str, tensors: Tensors, bundled: Mapping[str, Any]) -> Config:
-    """The configuration of a part. `kind` is the class of diffusers or transformers. Raises UnknownShape."""
+    """The configuration of a part. `kind` is the class of diffusers or transformers. Raises NotACheckpoint."""
     function = _BY_CLASS.get(kind)
     if function is None:
         return dict(bundled)
     try:
-        return {**bundled, **function(tensors)} | (
-            {"num_hidden_layers": _layers(tensors, role)} if _is_clip(role) else {}
-        )
+        config = {**bundled, **function(tensors)}
     except (KeyError, IndexError, ValueError, ZeroDivisionError) as error:
-        raise UnknownShape(f"{error}") from None
+        detail = re.sub(r"['\"]", "", str(error))
+        raise NotACheckpoint(
+            f"Its {role} has an unusual layout ({detail[:120]}); use a folder in diffusers' format."
+        ) from None
+    if role is Role.CLIP_H:
+        # Stable Diffusion 2 reads the last but one layer, so the last one is not part of its text encoder.
+        config["num_hidden_layers"] -= 1
+    return config
 
 
 def count(tensors: Tensors, pattern: str) -> int:
@@ -39,18 +41,6 @@ def _side(tensors: Tensors, name: str, axis: int) -> int:
     return tensors[name].shape[axis]
 
 
-def _is_clip(role: Role) -> bool:
-    return role in (Role.CLIP_L, Role.CLIP_G, Role.CLIP_H)
-
-
-def _layers(tensors: Tensors, role: Role) -> int:
-    layers = count(tensors, r"text_model\.encoder\.layers\.(\d+)\.") or count(
-        tensors, r"transformer\.resblocks\.(\d+)\."
-    )
-    # Stable Diffusion 2 reads the last but one layer, so the last one is not part of its text encoder.
-    return layers - 1 if role is Role.CLIP_H else layers
-
-
 def _clip(tensors: Tensors) -> Config:
     hugging_face = "text_model.embeddings.token_embedding.weight" in tensors
     start = "text_model.embeddings." if hugging_face else ""
@@ -61,6 +51,7 @@ def _clip(tensors: Tensors) -> Config:
         "hidden_size": hidden,
         "intermediate_size": _side(tensors, fc, 0),
         "num_attention_heads": max(1, hidden // 64),
+        "num_hidden_layers": count(tensors, r"(?:text_model\.encoder\.layers|transformer\.resblocks)\.(\d+)\."),
     }
     if "text_projection" in tensors:
         config["projection_dim"] = _side(tensors, "text_projection", 1)
@@ -150,8 +141,7 @@ def _unet(tensors: Tensors) -> Config:
     if len(projection.shape) == 2:
         config |= {"use_linear_projection": True, "attention_head_dim": [max(1, side // 64) for side in channels]}
     if "label_emb.0.0.weight" in tensors:
-        size = _side(tensors, "label_emb.0.0.weight", 1)
-        config["projection_class_embeddings_input_dim"] = size
+        config["projection_class_embeddings_input_dim"] = _side(tensors, "label_emb.0.0.weight", 1)
     if "time_embed.cond_proj.weight" in tensors:
         config["time_cond_proj_dim"] = _side(tensors, "time_embed.cond_proj.weight", 1)
     return config
@@ -191,9 +181,8 @@ def _chroma(tensors: Tensors) -> Config:
 def _sd3(tensors: Tensors) -> Config:
     width, channels, patch, _ = tensors["x_embedder.proj.weight"].shape
     layers = count(tensors, r"joint_blocks\.(\d+)\.")
-    head = 64
-    if (norm := tensors.get("joint_blocks.0.x_block.attn.ln_q.weight")) is not None:
-        head = norm.shape[0]
+    norm = tensors.get("joint_blocks.0.x_block.attn.ln_q.weight")
+    head = 64 if norm is None else norm.shape[0]
     return {
         "patch_size": patch,
         "in_channels": channels,

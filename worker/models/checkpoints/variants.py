@@ -8,6 +8,7 @@ from typing import Any
 from worker.models.checkpoints import configurations
 from worker.models.checkpoints.header import Header, Tensor
 from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.rejections import NotACheckpoint
 
 _V = {"prediction_type": "v_prediction"}
 #: Zero terminal signal-to-noise ratio: the last timestep is pure noise.
@@ -20,14 +21,12 @@ class Variant:
     scheduler: str | None = None
     """A bundled configuration in place of the family's."""
     scheduler_changes: Mapping[str, Any] = field(default_factory=dict)
-    rejection: str | None = None
-    """Why such a file cannot be used."""
     family_key: str | None = None
     """The row in families.py; None leaves it to the configurations."""
 
 
 def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
-    """`words` are the file's name and title."""
+    """`words` are the file's name and title. Raises NotACheckpoint for variants that need other inputs."""
     match family:
         case "sd15" | "sd2" | "sdxl":
             return _unet_variant(family, denoiser, header, words, spec)
@@ -50,25 +49,17 @@ def _says(words: str, pattern: str) -> bool:
 #: Distilled for a few steps; their tensors are those of the usual models.
 _FEW_STEPS = {"turbo": "turbo", "lightning": "lightning", "hyper": r"hyper[-_ ]?(?:sdxl|sd|\d+[-_ ]?steps?)"}
 _CHANNELS = {5: "a depth map", 7: "an image to enlarge", 8: "an image to edit"}
-_CLASSES = {
-    ("sdxl", 9): "StableDiffusionXLInpaintPipeline",
-    ("sdxl", 4): "StableDiffusionXLPipeline",
-    ("sd15", 9): "StableDiffusionInpaintPipeline",
-    ("sd15", 4): "StableDiffusionPipeline",
-    ("sd2", 9): "StableDiffusionInpaintPipeline",
-    ("sd2", 4): "StableDiffusionPipeline",
-}
 
 
 def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
-    channels = denoiser["input_blocks.0.0.weight"].shape[1:2] or (0,)
-    pipeline = _CLASSES.get((family, channels[0]))
-    if pipeline is None:
-        extra = _CHANNELS.get(channels[0], f"{channels[0]} channels")
-        return Variant("", rejection=f"This Stable Diffusion needs {extra} as input, which is not supported.")
+    channels, *_ = denoiser["input_blocks.0.0.weight"].shape[1:] or (0,)
+    if channels not in (4, 9):
+        extra = _CHANNELS.get(channels, f"{channels} channels")
+        raise NotACheckpoint(f"This Stable Diffusion needs {extra} as input, which is not supported.")
     if "edm_mean" in header.tensors:
-        return Variant("", rejection="Playground 2.5 is supported as a folder in diffusers' format only.")
-    inpainting = channels[0] == 9
+        raise NotACheckpoint("Playground 2.5 is supported as a folder in diffusers' format only.")
+    inpainting = channels == 9
+    pipeline = f"StableDiffusion{'XL' if family == 'sdxl' else ''}{'Inpaint' if inpainting else ''}Pipeline"
     if "time_embed.cond_proj.weight" in denoiser:
         lcm = pipeline if inpainting or family == "sdxl" else "LatentConsistencyModelPipeline"
         return Variant(lcm, "lcm")
@@ -76,7 +67,8 @@ def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, w
         return Variant(pipeline, "lcm")
     if kind := next((kind for kind, pattern in _FEW_STEPS.items() if _says(words, pattern)), None):
         scheduler = "euler-ancestral-trailing" if kind == "turbo" else "euler"
-        return Variant(pipeline, scheduler, _trailing(header), family_key=_few_steps_key(family, words))
+        spacing = {"timestep_spacing": "trailing", **(_V if _predicts_velocity(header) else {})}
+        return Variant(pipeline, scheduler, spacing, family_key=_few_steps_key(family, words))
     changes = _prediction(family, inpainting, header, words, spec)
     return Variant(pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
 
@@ -86,10 +78,6 @@ def _few_steps_key(family: str, words: str) -> str | None:
     if family != "sdxl":
         return None
     return "sdxl-turbo" if _says(words, r"sd[-_ ]?xl[-_ ]turbo") else "sdxl-lightning"
-
-
-def _trailing(header: Header) -> dict[str, Any]:
-    return {"timestep_spacing": "trailing", **(_V if _predicts_velocity(header) else {})}
 
 
 def _predicts_velocity(header: Header) -> bool:
@@ -115,7 +103,7 @@ def _flux_variant(denoiser: Mapping[str, Tensor], words: str) -> Variant:
         case (384,):
             return Variant("FluxFillPipeline", family_key="flux-fill")
         case (128,):
-            return Variant("", rejection="FLUX.1 Depth and Canny need a control image, which is not supported.")
+            raise NotACheckpoint("FLUX.1 Depth and Canny need a control image, which is not supported.")
     if "guidance_in.in_layer.weight" not in denoiser:
         return Variant("FluxPipeline", "flow-shift-1", family_key="flux-schnell")
     if _says(words, "kontext"):

@@ -17,7 +17,7 @@ CHUNK = 8 << 20
 
 @dataclass(frozen=True)
 class Content:
-    """The weights in a file, or those that a part has of them, at one moment."""
+    """The weights in a file, or those of one part of it, at one moment."""
 
     path: Path
     """Without symbolic links."""
@@ -36,7 +36,7 @@ class Content:
         return cls(real, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, role)
 
     def is_same_file(self, other: Self) -> bool:
-        """Also under another name."""
+        """Whether both are the same file, perhaps under different names."""
         places = {(one.device, one.inode, one.size, one.modified_ns, one.role) for one in (self, other)}
         return len(places) == 1
 
@@ -52,11 +52,11 @@ class Digests:
     """Not thread-safe."""
 
     def __init__(self, folder: Path | None) -> None:
-        """Without a folder they are remembered as long as this process."""
+        """Without a folder, hashes are kept until this process ends."""
         self._rows = KeptRows(folder / FILE if folder else None)
 
     def are_equal(self, one: Content, other: Content) -> bool:
-        """False also if a file is no longer what it was."""
+        """False also if a file has changed since."""
         if one.is_same_file(other):
             return True
         # The parts of files have other sizes than the files.

@@ -1,9 +1,10 @@
-"""A few values that are kept in a file over restarts, because finding them out again takes time."""
+"""A few values that are kept in a file across restarts, because computing them again takes time."""
 
 import hashlib
 import json
 import logging
 import os
+import platform
 from collections import OrderedDict
 from collections.abc import Hashable
 from contextlib import suppress
@@ -16,10 +17,10 @@ MAX_ROWS, MAX_BYTES = 512, 1 << 20
 
 
 class KeptRows:
-    """Numbers and texts by what they are about. Losing the file costs time, so no error of it stops anything."""
+    """Rows of numbers and texts by subject. Losing the file only costs time, so errors of it are ignored."""
 
     def __init__(self, file: Path | None) -> None:
-        """Without a file they last as long as this process."""
+        """Without a file, rows are kept until this process ends."""
         self._file = file
         self._rows: OrderedDict[str, list[Any]] = OrderedDict()
         if file is not None:
@@ -46,18 +47,19 @@ def _read(file: Path) -> dict[str, list[Any]]:
         rows = {key: list(row) for key, row in json.loads(file.read_text("utf-8")).items()}
         if all(isinstance(value, str | int | float) for row in rows.values() for value in row):
             return rows
-        logger.warning("%s has rows of something else, and begins anew", file)
+        logger.warning("%s has unknown content and is written anew", file)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, TypeError, AttributeError) as error:
-        logger.warning("%s is not readable, and begins anew: %s", file, error)
+        logger.warning("%s is not readable and is written anew: %s", file, error)
     return {}
 
 
 def _write(file: Path, rows: OrderedDict[str, list[Any]]) -> None:
     with suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        staged = file.with_suffix(f".{os.getpid()}")
+        # Processes of two containers may have the same number.
+        staged = file.with_suffix(f".{platform.node()}-{os.getpid()}")
         staged.write_text(json.dumps(rows), "utf-8")
         staged.replace(file)
 

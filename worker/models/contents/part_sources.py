@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.digests import Content, Digests
 from worker.models.local_model import LocalModel, read_json
 from worker.models.placements import AUTOENCODER
@@ -23,14 +22,14 @@ class PartSource:
     contents: tuple[Content, ...]
 
     def equals(self, other: "PartSource", digests: Digests) -> bool:
-        """Reads files that may be equal, but each only once in its life."""
+        """Reads files of the same size, each only once until it changes."""
         if self.kind != other.kind or len(self.contents) != len(other.contents):
             return False
         return all(digests.are_equal(*pair) for pair in zip(self.contents, other.contents, strict=True))
 
 
 def source_of(model: LocalModel, part: str, dtype: str) -> PartSource | None:
-    """None for a part that each model has for itself: its denoiser, what LoRAs change, and parts without weights.
+    """None for parts that are not shared: denoisers, encoders that LoRAs change, and parts without weights.
 
     Raises OSError and ConfigurationError for files that cannot be read.
     """
@@ -39,7 +38,7 @@ def source_of(model: LocalModel, part: str, dtype: str) -> PartSource | None:
         return None
     if part not in model.file_parts:
         return folder_source(f"{library} {kind}", model.folder / part, dtype)
-    content = Content.of(model.path, Role(model.file_parts[part]))
+    content = Content.of(model.path, model.file_parts[part])
     return PartSource(_named(f"{library} {kind} {dtype}", {"config.json": model.config(part)}), (content,))
 
 
@@ -49,7 +48,7 @@ def is_changed_by_loras(kind: str) -> bool:
 
 
 def folder_source(kind: str, folder: Path, dtype: str) -> PartSource | None:
-    """Of a part in a folder of its own; None without weights. Raises what `source_of` raises."""
+    """The source of a part in a separate folder; None without weights. Raises what `source_of` raises."""
     weights = weights_in(folder, dtype)
     if not weights:
         return None

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, ModelInfo, hf_hub_download, snapshot_download
 from huggingface_hub.errors import SafetensorsParsingError
 
 from shared.errors import ConfigurationError
+from worker.models.checkpoints.header import BITS
 from worker.models.download_plans import (
     INCOMPLETE_DIR,
     INCOMPLETE_SUFFIX,
@@ -28,7 +29,6 @@ from worker.models.hub.errors import HubUnreachable, translated_hub_errors
 from worker.models.hub.licences import licence_of_fields
 from worker.models.local_model import index_name, index_names, read_json
 from worker.models.required_files import PIPELINE_INDEX, parts_of, select_files
-from worker.models.weight_files import width_of
 
 logger = logging.getLogger(__name__)
 
@@ -122,7 +122,7 @@ class Downloader:
             except SafetensorsParsingError:
                 raise ConfigurationError(f"{path} of the model {name} is not a safetensors file.") from None
         counts = header.parameter_count
-        return sum(count * width_of(dtype) for dtype, count in counts.items()) / max(1, sum(counts.values()))
+        return sum(count * BITS.get(dtype, 8) / 8 for dtype, count in counts.items()) / max(1, sum(counts.values()))
 
     def _index_in(self, paths: Collection[str]) -> str:
         return next((name for name in index_names(self.index) if name in paths), self.index)

@@ -3,28 +3,35 @@
 import re
 from pathlib import Path
 
+from worker.models.download_plans import DownloadPlan
+
 MAX_CARD_BYTES = 64 << 10
 _NAME = re.compile(r"[\w .,()+:/'-]{1,120}")
-#: What licences with these ids of Hugging Face permit. Others, such as community licences with a limit of revenue, are
-#: left open: only their text says who may use a model for what.
+#: What licences permit, by their names or their ids on Hugging Face. Others, such as community licences with a limit of
+#: revenue, are left open: only their text says who may use a model for what.
 _PERMITTED = re.compile(
-    r"apache-2\.0|mit|bsd(?:-\w+)*|cc0-1\.0|cc-by(?:-sa)?-[\d.]+|unlicense|wtfpl|isc|(?:bigscience-)?openrail(?:\+\+|-m)?"
-    r"|creativeml-openrail-m|(?:creativeml-)?openrail\+\+(?:-m)?|bigscience-openrail-m|bigcode-openrail-m|agpl-3\.0"
-    r"|l?gpl-[23][\d.]*"
+    r"apache-2\.0|mit|bsd(?:-\w+)*|cc0-1\.0|cc-by(?:-sa)?-[\d.]+|unlicense|wtfpl|isc|agpl-3\.0|l?gpl-[23][\d.]*"
+    r"|(?:(?:bigscience|bigcode|creativeml)-)?open-?rail(?:\+\+)?(?:-m)?"
 )
-_FORBIDDEN = re.compile(r".*(?:non-?commercial|cc-by-nc|-nc-|research[- ](?:only|license|licence)).*")
+#: The last one is NVIDIA's, for research only.
+_FORBIDDEN = re.compile(r".*(?:non-?commercial|cc-by-nc|-nc-|research-(?:only|license|licence)|nscl-).*")
 
 
 def commercial_use_of(licence: str | None) -> bool | None:
     """None where the licence is unknown, or has conditions."""
-    text = (licence or "").strip().lower()
-    if _FORBIDDEN.fullmatch(text):
+    name = (licence or "").strip().lower().replace(" ", "-")
+    if _FORBIDDEN.fullmatch(name):
         return False
-    return True if _PERMITTED.fullmatch(text) else None
+    return True if _PERMITTED.fullmatch(name) else None
 
 
-def licence_of_card(card: Path) -> str | None:
-    """The licence that the front matter of a README.md names."""
+def licence_of_folder(folder: Path) -> str | None:
+    """The licence that the hub has told, or that the front matter of the model's card names."""
+    plan = DownloadPlan.read(folder)
+    return (plan.licence if plan else None) or _licence_of_card(folder / "README.md")
+
+
+def _licence_of_card(card: Path) -> str | None:
     try:
         with card.open("rb") as file:
             text = file.read(MAX_CARD_BYTES).decode("utf-8", "replace")

@@ -1,56 +1,43 @@
 """Lists downloaded models, and removes models."""
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 from shared.errors import ConfigurationError
-from worker.models.download_plans import PLAN_FILE, DownloadPlan
+from worker.models.download_plans import PLAN_FILE
 from worker.models.local_model import MODULAR_INDEX
 from worker.models.overrides import OVERRIDES_FILE
 from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
-from worker.models.weight_files import FILE_SUFFIXES, PICKLES
+from worker.models.weight_files import ALL_SUFFIXES
 
 #: Files that mark a folder as a model, or as the start of one.
 _MARKERS = (PIPELINE_INDEX, MODULAR_INDEX, MODEL_CONFIG, PLAN_FILE)
 
 
-@dataclass(frozen=True)
-class StoredModel:
-    """A downloaded model, complete or not."""
-
-    name: str
-    size_bytes: int
-    missing_bytes: int
-    """0 if it is complete."""
+def stored_models(model_dir: Path) -> dict[str, int]:
+    """Bytes of each downloaded model, complete or not, by its name."""
+    folders = (folder for folder in sorted(model_dir.glob("*/*/")) if _has_marker(folder))
+    return {"/".join(folder.parts[-2:]): _size_of(folder) for folder in folders}
 
 
-def stored_models(model_dir: Path) -> Iterator[StoredModel]:
-    """Sorted by name."""
-    for folder in sorted(model_dir.glob("*/*/")):
-        if any((folder / name).is_file() for name in _MARKERS):
-            yield _stored_model(folder, "/".join(folder.parts[-2:]))
-
-
-def remove_model(model_dir: Path, name: str) -> StoredModel:
-    """Returns the removed model. Raises ConfigurationError if there is no such model."""
+def remove_model(model_dir: Path, name: str) -> int:
+    """Returns how many bytes it had. Raises ConfigurationError if there is no such model."""
     path = _path_of(model_dir, name)
     if path is None:
         raise ConfigurationError(f"{name} is not a model in {model_dir.absolute()}.")
     if path.is_symlink() or path.is_file():
-        model = StoredModel(name, path.lstat().st_size, 0)
+        size = path.lstat().st_size
         path.unlink()
         path.with_name(f"{path.stem}.{OVERRIDES_FILE}").unlink(missing_ok=True)
     else:
-        model = _stored_model(path, name)
+        size = _size_of(path)
         # The files that mark it as complete go first, in case the removal is interrupted.
         for index in (PIPELINE_INDEX, MODULAR_INDEX, MODEL_CONFIG):
             (path / index).unlink(missing_ok=True)
         shutil.rmtree(path)
     if path.parent != model_dir and not any(path.parent.iterdir()):
         path.parent.rmdir()
-    return model
+    return size
 
 
 def _path_of(model_dir: Path, name: str) -> Path | None:
@@ -60,18 +47,17 @@ def _path_of(model_dir: Path, name: str) -> Path | None:
     path = model_dir / name
     if not path.parent.resolve().is_relative_to(model_dir.resolve()):
         return None
-    if any((path / marker).is_file() for marker in _MARKERS) and not path.is_symlink():
+    if _has_marker(path) and not path.is_symlink():
         return path
-    files = (path.with_name(f"{path.name}{suffix}") for suffix in ("", *FILE_SUFFIXES, *PICKLES))
-    return next((file for file in files if file.is_symlink() or (file.is_file() and _is_model_file(file))), None)
+    files = (path.with_name(f"{path.name}{suffix}") for suffix in ("", *ALL_SUFFIXES))
+    return next(
+        (file for file in files if file.is_symlink() or (file.is_file() and file.name.endswith(ALL_SUFFIXES))), None
+    )
 
 
-def _is_model_file(file: Path) -> bool:
-    return file.name.endswith((*FILE_SUFFIXES, *PICKLES))
+def _has_marker(folder: Path) -> bool:
+    return any((folder / marker).is_file() for marker in _MARKERS)
 
 
-def _stored_model(folder: Path, name: str) -> StoredModel:
-    size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
-    plan = DownloadPlan.read(folder)
-    missing = plan.total_bytes - plan.complete_bytes(folder) if plan else 0
-    return StoredModel(name, size, missing)
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

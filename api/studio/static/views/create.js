@@ -96,7 +96,7 @@ function Prompt({ value }) {
 function Settings({ state, controls }) {
   return html`<div class="settings">
     ${controls.negative && html`<div class="field">
-      <label for="negative">Not in the image</label>
+      <label for="negative">Negative prompt</label>
       <textarea id="negative" rows="1" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
     </div>`}
     <${Size} state=${state} controls=${controls} />

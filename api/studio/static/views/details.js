@@ -1,4 +1,4 @@
-// All that is known of an image, and what to take over from it.
+// All that is known of an image, and what to reuse of it.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
 import { requestOfJob, reuse, runAgain, useAsInput, vary } from "../state/actions.js";
 import { formatBytes, formatSeconds, formatTime } from "../state/format.js";
@@ -33,8 +33,8 @@ export function Details({ id, state, index, mayWrite, onClose }) {
       <button type="button" onClick=${leave(() => runAgain(known))}><${Icon} name="again" /> Again</button>
       ${image && html`<button type="button" onClick=${leave(() => useAsInput(known, image))}><${Icon} name="brush" /> Use as input</button>`}
     </div>
-    <div class="actions" role="group" aria-label="Take over">
-      <span class="hint">Take over</span>
+    <div class="actions" role="group" aria-label="Reuse">
+      <span class="hint">Reuse</span>
       <button type="button" onClick=${leave(() => reuse(known, "all", seed))}>Everything</button>
       <button type="button" onClick=${leave(() => reuse(known, "prompt"))}>Prompt</button>
       <button type="button" onClick=${leave(() => reuse(known, "seed", seed))}>Seed</button>
@@ -49,10 +49,10 @@ function Facts({ job, image, seed }) {
   const rows = [
     ["Model", job.model ?? job.backend], ["Seed", seed],
     ["Size", image ? `${image.width} × ${image.height}` : null],
-    ["Not in the image", request.negative_prompt], ["Steps", request.num_inference_steps],
+    ["Negative prompt", request.negative_prompt], ["Steps", request.num_inference_steps],
     ["Guidance", request.guidance_scale], ["Scheduler", request.scheduler], ["Strength", request.strength],
     ["LoRAs", (request.loras ?? []).map((lora) => `${lora.name} (${lora.scale})`).join(", ")],
-    ["Made in", timings.generate_ms === null ? null : formatSeconds(timings.generate_ms / 1000)],
+    ["Rendered in", timings.generate_ms === null ? null : formatSeconds(timings.generate_ms / 1000)],
     ["Waited", timings.queued_ms > 500 ? formatSeconds(timings.queued_ms / 1000) : null],
     ["Cost", job.providers.some((task) => task.cost) ? `${job.providers.reduce((sum, task) => sum + (task.cost ?? 0), 0)} credits` : null],
     ["Created", formatTime(job.created_at)], ["Label", job.label], ["Key", job.owner],

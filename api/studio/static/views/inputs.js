@@ -1,4 +1,4 @@
-// Images to begin with: from files, the clipboard, the gallery; and the mask of the first one.
+// Input images: from files, the clipboard, the gallery; and the mask of the first one.
 import { html, useState } from "../vendor/htm-preact.js";
 import { addFiles } from "../state/actions.js";
 import { form } from "../state/form.js";
@@ -14,7 +14,7 @@ export function Inputs({ state, controls }) {
     event.target.value = "";
   };
   return html`<fieldset class="field inputs">
-    <legend>${controls.images === 1 ? "Image to begin with" : "Images to begin with"}</legend>
+    <legend>${controls.images === 1 ? "Input image" : "Input images"}</legend>
     <ul class="input-list">
       ${images.slice(0, controls.images).map((image, index) => html`<${InputImage} key=${image.url.slice(-40)} image=${image} index=${index} mask=${index === 0 && controls.mask ? mask : null} />`)}
       ${images.length < controls.images && html`<li><label class="add-input">

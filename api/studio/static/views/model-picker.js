@@ -9,8 +9,8 @@ import { useStore } from "../state/store.js";
 
 export function ModelPicker({ chosen }) {
   const list = useStore(models, (state) => state.list);
-  if (!list) return html`<p class="hint">Asking for models…</p>`;
-  if (!list.length) return html`<p class="problem">No model is there yet. Its worker may still be starting.</p>`;
+  if (!list) return html`<p class="hint">Loading the list of models…</p>`;
+  if (!list.length) return html`<p class="problem">No model is available yet. Its worker may still be starting.</p>`;
   return html`<div class="field">
     <label for="model">Model</label>
     <select id="model" value=${chosen?.name} aria-describedby="model-state" onChange=${(event) => form.set({ model: event.target.value })}>

@@ -5,7 +5,7 @@ import { fillForm } from "../state/form.js";
 import { readRecipe } from "../state/recipe.js";
 import { Dialog } from "./dialog.js";
 
-const NAMES = { prompt: "Prompt", negative_prompt: "Not in the image", model: "Model", seed: "Seed", width: "Width", height: "Height", num_inference_steps: "Steps", guidance_scale: "Guidance", scheduler: "Scheduler" };
+const NAMES = { prompt: "Prompt", negative_prompt: "Negative prompt", model: "Model", seed: "Seed", width: "Width", height: "Height", num_inference_steps: "Steps", guidance_scale: "Guidance", scheduler: "Scheduler" };
 
 export function Reader({ file, onClose }) {
   const [recipe, setRecipe] = useState(undefined);

@@ -62,7 +62,7 @@ function Actions({ job }) {
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [image] = job.images;
   const isOne = job.images.length === 1;
-  return html`<div class="actions" role="group" aria-label="What to do with it">
+  return html`<div class="actions" role="group" aria-label="Actions">
     ${mayWrite && html`<button type="button" onClick=${() => vary(job)}><${Icon} name="vary" /> Vary</button>`}
     ${mayWrite && html`<button type="button" onClick=${() => runAgain(job)}><${Icon} name="again" /> Again</button>`}
     ${image && mayWrite && html`<button type="button" onClick=${() => useAsInput(job, image)}><${Icon} name="brush" /> Use as input</button>`}

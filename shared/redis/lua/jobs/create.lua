@@ -26,7 +26,7 @@ end
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local is_late = answer_by ~= '' and now > tonumber(answer_by)
--- Jobs of equal requests whose callers were sent away, or never got an answer.
+-- Jobs of identical requests whose callers got an error before the end, or no response.
 local unconfirmed = on_duplicate == 'return-unconfirmed' and idempotency or idempotency .. ':unconfirmed'
 if on_duplicate ~= 'return' and lifetime_ms ~= '' then
   local earlier_id = UNCONFIRMED.take(unconfirmed, record_prefix, lifetime_ms, is_late, id)

@@ -9,6 +9,10 @@ local cost, burst, required, optional = tonumber(ARGV[1]), tonumber(ARGV[2]), to
 local clock = redis.call('TIME')
 local now = clock[1] * 1000000 + clock[2]
 local used_until = math.max(tonumber(redis.call('GET', account) or 0), now)
+-- No request costs so much: the server's clock was set back.
+if used_until - now > burst + 256 * cost then
+  used_until = now
+end
 if used_until - now > burst then
   return redis.error_reply('RATE ' .. math.ceil((used_until - now - burst) / 1000))
 end

@@ -16,7 +16,7 @@ from worker.engines.diffusers.acceleration.compiled_denoiser import CompiledDeno
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
 from worker.engines.diffusers.acceleration.decisions import Decisions
 from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantize_if_faster
-from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend, GraphBackend
+from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import cached_steps
 from worker.engines.diffusers.options import Level
@@ -26,25 +26,25 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class DenoiserPlan:
-    """What is to be accelerated, and for what."""
+    """The denoiser to accelerate, and all that decides how."""
 
     denoiser: Any
     device: torch.device
     level: Level
     identity: tuple[object, ...]
-    """All that results depend on beside versions and device: the model's files, its precision."""
+    """What measurements depend on besides versions and device: the model's files and its precision."""
     folder: Path | None = None
-    """Keeps measured decisions and compiled code; None keeps them as long as this process."""
+    """Where measured decisions and compiled code are kept; None keeps them until this process ends."""
     distilled: bool = True
     is_resident: bool = True
     """Whether all its weights stay on the device."""
 
 
 class Accelerator:
-    """Not thread-safe. Whatever it cannot do it leaves, and the model runs as usual."""
+    """Not thread-safe. If an acceleration is not possible, the model runs without it."""
 
-    def __init__(self, plan: DenoiserPlan, backend: GraphBackend | None = None) -> None:
-        """`backend` captures graphs; by default, CUDA does on CUDA devices."""
+    def __init__(self, plan: DenoiserPlan, backend: CudaGraphBackend | None = None) -> None:
+        """`backend` captures graphs; the default is CUDA's on CUDA devices, and none elsewhere."""
         self._plan = plan
         card = torch.cuda.get_device_name(plan.device) if plan.device.type == "cuda" else plan.device.type
         identity = (*plan.identity, plan.level.name, card, torch.__version__)
@@ -52,7 +52,6 @@ class Accelerator:
         self._graphs = self._create_graphs(backend)
         self._attention: str | None = None
         self._compiled = CompiledDenoiser()
-        self._compiled_sizes: Sequence[str] = ()
         self._is_eight_bit = False
 
     def prepare(self, sizes: Sequence[str], images: Sequence[int], run: Callable[[str, int], object]) -> None:
@@ -67,7 +66,7 @@ class Accelerator:
             logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
             return
         runs = [partial(run, size, count) for size in sizes for count in images]
-        # Once as it is: the libraries set themselves up.
+        # The first run is not accelerated: libraries set up their workspaces in it.
         call = SampleCall.record(plan.denoiser, runs[0])
         candidate = attention.candidate_for(plan.device)
         self._attention = attention.choose_attention(plan.denoiser, call, plan.device, candidate, self._decisions)
@@ -77,13 +76,11 @@ class Accelerator:
             )
         code = CompiledCode(plan.folder, plan.device, *plan.identity, plan.level, self._is_eight_bit, sizes, images)
         with attention.using(self._attention):
-            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code)
-        self._compiled_sizes = sizes
-        self._log_compilation()
+            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code, sizes=sizes)
 
     @contextmanager
     def active(self, loras: Hashable, steps: int) -> Iterator[None]:
-        """For one call of the pipeline, with these LoRAs and steps."""
+        """Accelerate one call of the pipeline, with these LoRAs and steps."""
         plan = self._plan
         with ExitStack() as active:
             active.enter_context(attention.using(self._attention))
@@ -111,24 +108,14 @@ class Accelerator:
         if self._attention:
             yield f"attention by {self._attention}"
         if self._compiled.is_used:
-            yield f"compiled for {', '.join(self._compiled_sizes)} ({self._compiled.ratio} of the time)"
+            yield f"compiled for {', '.join(self._compiled.sizes)} ({self._compiled.ratio} of the time)"
         if self._graphs is not None and self._graphs.count:
             yield f"CUDA graphs ({self._graphs.count})"
 
-    def _create_graphs(self, backend: GraphBackend | None) -> CudaGraphs | None:
+    def _create_graphs(self, backend: CudaGraphBackend | None) -> CudaGraphs | None:
         plan = self._plan
         if plan.level < Level.SAFE or not plan.is_resident:
             return None
         if backend is None and plan.device.type == "cuda":
             backend = CudaGraphBackend(plan.device)
         return CudaGraphs(backend, self._decisions) if backend else None
-
-    def _log_compilation(self) -> None:
-        compiled = self._compiled
-        if compiled.ratio is None:
-            return
-        sizes, kept = ", ".join(self._compiled_sizes), " from kept code" if compiled.was_kept else ""
-        used = "" if compiled.is_used else ": not used"
-        logger.info(
-            "compiled for %s in %.0f s%s, %.2f of the time%s", sizes, compiled.seconds, kept, compiled.ratio, used
-        )

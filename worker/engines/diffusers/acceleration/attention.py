@@ -31,12 +31,13 @@ def choose_attention(
     if known is None:
         known = _measured(module, call, device, candidate)
         decisions.put(known, "attention", candidate)
-        logger.info("attention by %s takes %.2f of the time%s", candidate, known.ratio, "" if known.chosen else ": no")
+        used = "" if known.chosen else ": not used"
+        logger.info("attention by %s takes %.2f of the time%s", candidate, known.ratio, used)
     return candidate if known.chosen else None
 
 
 def using(backend: str | None) -> AbstractContextManager[object]:
-    """Inside the block, all models of diffusers that let callers choose compute attention so."""
+    """Inside the block, models of diffusers use this backend of attention, if they support a choice."""
     block: AbstractContextManager[object] = attention_backend(backend) if backend else nullcontext()
     return block
 
@@ -46,7 +47,7 @@ def _measured(module: torch.nn.Module, call: SampleCall, device: torch.device, c
     try:
         with using(candidate):
             ratio = call.seconds(module, device) / usual
-    # What a backend cannot compute it refuses in its own way.
+    # Each backend raises its own kind of error for what it does not support.
     except Exception as error:
         logger.info("attention by %s is not possible: %s", candidate, reason_to_do_without(error))
         return Decision(1.0, chosen=False)

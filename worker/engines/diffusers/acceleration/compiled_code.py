@@ -26,7 +26,8 @@ class CompiledCode:
 
     def __init__(self, folder: Path | None, device: torch.device, *identity: object) -> None:
         """Without a folder, nothing is kept."""
-        parts = (*_versions(), *_hardware(device), *identity)
+        versions = (torch.__version__, torch.version.cuda, torch.version.hip, diffusers.__version__)
+        parts = (*versions, platform.python_version(), platform.machine(), *_hardware(device), *identity)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._folder = folder
         self._file = folder / f"compiled-{digest}.bin" if folder else None
@@ -56,7 +57,8 @@ class CompiledCode:
             if saved is None:
                 return
             self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            staged = self._file.with_suffix(f".{os.getpid()}")
+            # Processes of two containers may have the same number.
+            staged = self._file.with_suffix(f".{platform.node()}-{os.getpid()}")
             # Loading it runs code, so nobody else may write it.
             with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
                 file.write(saved[0])
@@ -87,11 +89,6 @@ def _prune(folder: Path) -> None:
         # The newest one stays, however large it is.
         if number and (number >= MAX_FILES or size > MAX_BYTES):
             file.unlink()
-
-
-def _versions() -> Iterator[object]:
-    yield from (torch.__version__, torch.version.cuda, torch.version.hip, diffusers.__version__)
-    yield from (platform.python_version(), platform.machine())
 
 
 def _hardware(device: torch.device) -> Iterator[object]:

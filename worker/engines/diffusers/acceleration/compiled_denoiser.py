@@ -24,19 +24,19 @@ Run = Callable[[], object]
 
 @dataclass(frozen=True)
 class CompiledDenoiser:
-    """What became of compiling. Shapes that were not compiled run as usual: no request waits for a compiler."""
+    """The result of compiling. Other shapes run uncompiled: no request waits for a compiler."""
 
     forward: Callable[..., Any] | None = None
-    """To call in place of the denoiser's own; None where its blocks are compiled, or nothing is."""
+    """Replaces the denoiser's forward; None if its blocks are compiled, or nothing is."""
     is_used: bool = False
     ratio: float | None = None
     """The time of a compiled call, as a share of the usual one."""
-    was_kept: bool = False
-    """Whether the code was on disk."""
     seconds: float = 0.0
+    """How long compiling took."""
+    sizes: Sequence[str] = ()
 
     def active(self) -> AbstractContextManager[object]:
-        """For the time of a pipeline call; other models in this process may be compiled for other sizes."""
+        """Use the compiled code for a pipeline call: other models of this process may be compiled for other sizes."""
         stance: AbstractContextManager[object] = torch.compiler.set_stance(
             "eager_on_recompile" if self.is_used else "force_eager"
         )
@@ -44,9 +44,17 @@ class CompiledDenoiser:
 
 
 def compile_denoiser(
-    denoiser: Any, runs: Sequence[Run], device: torch.device, code: CompiledCode, backend: str = "inductor"
+    denoiser: Any,
+    runs: Sequence[Run],
+    device: torch.device,
+    code: CompiledCode,
+    backend: str = "inductor",
+    sizes: Sequence[str] = (),
 ) -> CompiledDenoiser:
-    """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails."""
+    """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails.
+
+    `sizes` are those of the runs' images.
+    """
     begin = time.monotonic()
     call = SampleCall.record(denoiser, runs[0])
     usual = call.seconds(denoiser, device)
@@ -64,10 +72,12 @@ def compile_denoiser(
         return CompiledDenoiser()
     if not was_kept:
         code.save()
-    # A CPU gains little, but there the operator has chosen the sizes.
+    # On a CPU the gain is small, but the operator asked for these sizes.
     is_used = device.type != "cuda" or ratio <= WORTHWHILE
     seconds = time.monotonic() - begin
-    return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), was_kept, seconds)
+    kept, used = " from kept code" if was_kept else "", "" if is_used else ": not used"
+    logger.info("compiled for %s in %.0f s%s, %.2f of the time%s", ", ".join(sizes), seconds, kept, ratio, used)
+    return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), seconds, sizes)
 
 
 def _compile(denoiser: Any, device: torch.device, backend: str) -> Callable[..., Any] | None:

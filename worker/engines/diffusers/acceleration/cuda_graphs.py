@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
-from worker.engines.diffusers.acceleration.graph_backend import Graph, GraphBackend
+from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
 from worker.engines.diffusers.memory.errors import reason_of
@@ -45,7 +45,7 @@ class _Shape:
 class _StaticCall:
     """A graph reads its arguments where they were when it was captured."""
 
-    graph: Graph
+    graph: CapturedCall
     arguments: Any
 
     def __call__(self, arguments: Any) -> Any:
@@ -59,10 +59,10 @@ class _StaticCall:
 class CudaGraphs:
     """The graphs of one denoiser. Not thread-safe.
 
-    They exist only as long as its weights stay where they are. Every failure leaves the usual way, at once.
+    They are valid only while its weights stay at their addresses. After any failure, calls run without graphs.
     """
 
-    def __init__(self, backend: GraphBackend, decisions: Decisions) -> None:
+    def __init__(self, backend: CudaGraphBackend, decisions: Decisions) -> None:
         self._backend = backend
         self._decisions = decisions
         self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
@@ -73,7 +73,7 @@ class CudaGraphs:
     def active(self, module: torch.nn.Module, state: Hashable, forward: Forward | None = None) -> Iterator[None]:
         """Inside the block, `module` replays graphs of its forward, or of `forward`, where that is faster.
 
-        `state` names all that changes results beside weights and arguments: the LoRAs in use and their scales.
+        `state` names what else determines results besides weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
         if self._wasted > MAX_WASTED or has_replaced_forward(module):
@@ -158,7 +158,7 @@ class CudaGraphs:
         self._make_room()
         call = self._capture(forward, mapped(arguments, torch.clone))
         if call is None:
-            # Only now is everything gone that the attempt held. Another one with the same shape would fail again.
+            # After the handler, whose traceback holds the memory of the attempt. A second attempt would fail, too.
             self._wasted += 1
             self.drop()
             self._backend.require_working_device()
@@ -174,7 +174,7 @@ class CudaGraphs:
         shape.graph = call if decision.chosen else None
 
     def _capture(self, forward: Forward, static: Any) -> _StaticCall | None:
-        """None for a model that does something that no graph can hold: that shows in many kinds of errors."""
+        """None for a model that a graph cannot hold, which many kinds of errors may show."""
         args, kwargs = static
         try:
             graph = self._backend.capture(lambda: forward(*args, **kwargs))
@@ -188,6 +188,6 @@ class CudaGraphs:
     def _make_room(self) -> None:
         captured = [shape for shape in self._shapes.values() if shape.graph]
         for shape in captured[: max(0, len(captured) - MAX_GRAPHS + 1)]:
-            # It is captured again when it is asked for again.
+            # The next call of this shape captures it again.
             shape.graph, shape.calls = None, TIMED_CALLS[-1]
             self._wasted += 1

@@ -3,7 +3,7 @@
 import gc
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 
@@ -14,50 +14,11 @@ from worker.engines.diffusers.memory.placement import usable_bytes
 WARM_UPS = 2
 
 
-class Graph(Protocol):
-    """A captured call."""
-
-    output: Any
-    """What the call returned; a replay overwrites its tensors."""
-
-    def replay(self) -> None: ...
-
-
-class GraphBackend(Protocol):
-    """What capturing needs of a device."""
-
-    @property
-    def device(self) -> torch.device: ...
-
-    def capture(self, call: Callable[[], Any]) -> Graph:
-        """Raises what the call raises, and RuntimeError if it does something that no graph can hold."""
-        ...
-
-    def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
-        """How long the call takes, launching and computing, and its result."""
-        ...
-
-    def room_bytes(self) -> int:
-        """How much memory new graphs may still take."""
-        ...
-
-    def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
-        """How much memory the call takes at its peak, and its result."""
-        ...
-
-    def release(self) -> None:
-        """Return the memory of dropped graphs."""
-        ...
-
-    def require_working_device(self) -> None:
-        """After a capture that failed. Raises what the device raises if that has broken it."""
-        ...
-
-
 @dataclass
-class _CudaGraph:
+class CapturedCall:
     graph: torch.cuda.CUDAGraph
     output: Any
+    """What the call returned; a replay overwrites its tensors."""
 
     def replay(self) -> None:
         self.graph.replay()
@@ -74,7 +35,8 @@ class CudaGraphBackend:
         self.device = torch.empty(0, device=device).device
         self._pool: Any = None
 
-    def capture(self, call: Callable[[], Any]) -> _CudaGraph:
+    def capture(self, call: Callable[[], Any]) -> CapturedCall:
+        """Raises what the call raises, and RuntimeError if it does something that no graph can hold."""
         with torch.cuda.device(self.device):
             current, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
             side.wait_stream(current)
@@ -89,26 +51,31 @@ class CudaGraphBackend:
             # Other threads may ask the device for its free memory meanwhile.
             with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
                 output = call()
-            return _CudaGraph(graph, output)
+            return CapturedCall(graph, output)
 
     def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
+        """How long the call takes, launching and computing, and its result."""
         return timed(call, self.device)
 
     def room_bytes(self) -> int:
+        """How much memory new graphs may still take."""
         total = torch.cuda.get_device_properties(self.device).total_memory
         return int((usable_bytes(self.device) or 0) - total * self.RESERVED_SHARE)
 
     def allocated_bytes(self, call: Callable[[], Any]) -> tuple[int, Any]:
+        """How much memory the call takes at its peak, and its result."""
         torch.cuda.reset_peak_memory_stats(self.device)
         before = torch.cuda.memory_allocated(self.device)
         result = call()
         return torch.cuda.max_memory_allocated(self.device) - before, result
 
     def release(self) -> None:
+        """Return the memory of dropped graphs."""
         self._pool = None
         torch.cuda.empty_cache()
 
     def require_working_device(self) -> None:
+        """After a capture that failed. Raises what the device raises if that has broken it."""
         gc.collect()
         # It may have left memory behind that belongs to no graph.
         self._pool = None

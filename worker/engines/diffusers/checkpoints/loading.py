@@ -18,7 +18,6 @@ from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
 from worker.models.checkpoints.configurations import write_tokenizer
-from worker.models.checkpoints.tensor_names import Role
 from worker.models.local_model import LocalModel
 from worker.models.required_files import PIPELINE_INDEX
 
@@ -52,7 +51,7 @@ def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype:
     """
     if model.path.suffix == ".gguf":
         return _load_gguf(kind, model.path, folder, part, dtype)
-    file, role = TensorFile(model.path, dtype), Role(model.file_parts[part])
+    file, role = TensorFile(model.path, dtype), model.file_parts[part]
     if issubclass(kind, transformers.PreTrainedModel):
         return load_text_encoder(kind, folder, part, file.of(role), dtype)
     tensors = file.of(role) if part in model.configs else file.everything()

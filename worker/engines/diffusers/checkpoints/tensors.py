@@ -17,7 +17,7 @@ DENOISER_PREFIX = "model.diffusion_model."
 
 
 class TensorFile:
-    """Nothing is read before it is asked for."""
+    """Reads tensors lazily."""
 
     def __init__(self, path: Path, dtype: torch.dtype) -> None:
         self._path, self._dtype = path, dtype

@@ -29,22 +29,24 @@ class _Reached(Exception):
 class Autoencoder:
     """Decodes one image at a time, so that several need no more memory than one."""
 
-    def __init__(self, pipe: Any, layout: LatentLayout, side_multiple: int, *, faithful_previews: bool) -> None:
-        """`faithful_previews`: whether callers may see half-finished images undistorted."""
+    def __init__(
+        self, pipe: Any, layout: LatentLayout, side_multiple: int, *, faithful_previews: bool, use_bfloat16: bool
+    ) -> None:
+        """`faithful_previews`: whether callers may see half-finished images undistorted.
+
+        `use_bfloat16`: decode in bfloat16 what would be decoded in float32. It has the same range, and takes three
+        quarters of the time. Images that do not come out sound are decoded again in float32.
+        """
         self._vae = vae = pipe.vae
         self._layout = layout
         self._side_multiple = side_multiple
         self._has_faithful_previews = faithful_previews and isinstance(vae, diffusers.AutoencoderTiny)
         # Stable Diffusion XL's autoencoder overflows in half precision; its configuration says so, and its pipeline
         # acts on it.
-        self._in_bfloat16 = False
         acts = hasattr(pipe, "upcast_vae")
-        self.in_float32 = acts and bool(getattr(vae.config, "force_upcast", False)) and vae.dtype is torch.float16
-
-    def use_bfloat16(self) -> None:
-        """Decode in bfloat16 what would be decoded in float32: it has the same range, and takes three quarters of the
-        time. Images that do not come out sound are decoded again in float32."""
-        self._in_bfloat16, self.in_float32 = self.in_float32, False
+        overflows = acts and bool(getattr(vae.config, "force_upcast", False)) and vae.dtype is torch.float16
+        self._in_bfloat16 = overflows and use_bfloat16
+        self.in_float32 = overflows and not use_bfloat16
 
     def latents_of(self, run: Callable[[], object]) -> torch.Tensor:
         """What a pipeline gives to its decoder: unpacked and unscaled, whatever the family.

@@ -13,7 +13,7 @@ PATCH = 4
 
 
 def as_spatial(latents: torch.Tensor, layout: LatentLayout, height: int, width: int) -> torch.Tensor:
-    """Latents of one image as (1, channels, height, width). The sides are those of a layout that does not tell them."""
+    """Latents of one image as (1, channels, height, width). Packed layouts do not contain the sides."""
     match layout:
         case LatentLayout.SPATIAL:
             return latents

@@ -10,7 +10,7 @@ from worker.models.families import Family, Guidance
 
 #: What its authors recommend where a negative prompt is needed and none is given.
 _NO_TEXT = " "
-#: For so many steps, Sana Sprint has a timestep of its own in between.
+#: With this number of steps, Sana Sprint uses its own intermediate timestep.
 _TWO_STEPS = 2
 
 
@@ -22,7 +22,7 @@ def call_arguments(
     steps: int,
     **others: Any,
 ) -> dict[str, Any]:
-    """With the others, but without what the pipeline does not take.
+    """All arguments, the others included, that the pipeline accepts.
 
     `prompts` has a prompt and a negative prompt for each image of the batch, `request` what they share.
     """
@@ -44,20 +44,20 @@ def call_arguments(
 
 
 def one_or_all(values: Sequence[Any]) -> Any:
-    """As pipelines take what belongs to the images of a batch."""
+    """The single value, or the list: pipelines accept both for the images of a batch."""
     return values[0] if len(values) == 1 else list(values)
 
 
 def _guidance(
     family: Family, parameters: Mapping[str, Parameter], scale: float | None, negative_prompts: Sequence[str | None]
 ) -> dict[str, Any]:
-    """In each of the five forms."""
+    """The arguments for guidance, in each of its forms."""
     name = scale_name(parameters)
     match family.form:
         case Guidance.NONE:
             return {}
         case Guidance.DISTILLED:
-            # What the weights were trained with, whatever the request says.
+            # The scale that the weights were trained with, whatever the request says.
             return {name: family.guidance} if name else {}
         case Guidance.EMBEDDED:
             return {name: scale} if name else {}

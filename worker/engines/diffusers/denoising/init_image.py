@@ -8,6 +8,7 @@ import numpy as np
 import PIL.Image
 import torch
 
+from worker.images.scaling import scaled
 from worker.images.values import Inputs, Mask, Pixels
 
 
@@ -23,10 +24,10 @@ class InitImage:
         """None without an input image."""
         if not inputs.images:
             return None
-        image, mask, size = PIL.Image.fromarray(inputs.images[0]), None, (width, height)
+        mask, size = None, (width, height)
         if inputs.mask is not None:
             mask = np.asarray(PIL.Image.fromarray(inputs.mask).resize(size, PIL.Image.Resampling.BILINEAR))
-        return cls(np.asarray(image.resize(size, PIL.Image.Resampling.LANCZOS)), mask)
+        return cls(scaled(inputs.images[0], size), mask)
 
     @classmethod
     def blank(cls, width: int, height: int) -> "InitImage":

@@ -14,7 +14,7 @@ from worker.engines.diffusers.denoising.call_arguments import one_or_all
 from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.loading.pipeline_classes import parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.images.values import Mask, Pixels
+from worker.images.values import Pixels
 
 #: With less, a single step would need a schedule of more steps than schedulers have.
 MIN_STRENGTH = 0.02
@@ -90,13 +90,10 @@ def _init_images(inits: Sequence[InitImage], repaints: bool) -> dict[str, Any]:
     arguments: dict[str, Any] = {"image": one_or_all(images), "_auto_resize": False}
     # Modular pipelines take masks always, and repaint if they get one.
     if repaints:
-        arguments["mask_image"] = one_or_all([PIL.Image.fromarray(_mask_or_all(init)) for init in inits])
+        # Inpainting models require a mask: without one, they repaint everything.
+        masks = [np.full(init.image.shape[:2], 255, np.uint8) if init.mask is None else init.mask for init in inits]
+        arguments["mask_image"] = one_or_all([PIL.Image.fromarray(mask) for mask in masks])
     return arguments
-
-
-def _mask_or_all(init: InitImage) -> Mask:
-    """Inpainting models require a mask: without one, they repaint everything."""
-    return np.full(init.image.shape[:2], 255, np.uint8) if init.mask is None else init.mask
 
 
 def _executed_steps(pipelines: Pipelines, steps: int, strength: float) -> int:

@@ -13,11 +13,13 @@ from worker.engines.base import OnLoad, Sizes
 from worker.engines.diffusers.capabilities import AddedFiles, capabilities_of
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
-from worker.engines.diffusers.loading.precision import load_dtype
+from worker.engines.diffusers.loading.precision import precision_of
+from worker.engines.diffusers.memory.devices import dtype_name
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.placement import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.held_models import Inspected
 from worker.models.catalogue import Catalogue, CatalogueModel
 from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.local_model import LocalModel
@@ -26,15 +28,6 @@ logger = logging.getLogger(__name__)
 
 #: How long one scan may look into models that it does not know yet. The others follow in the next scans.
 INSPECTION_SECONDS = 0.5
-
-
-@dataclass(frozen=True)
-class _Known:
-    """What was found out about some files."""
-
-    revision: str
-    capabilities: Capabilities | None
-    reason: str | None = None
 
 
 @dataclass
@@ -51,7 +44,7 @@ class LocalModels:
     shared: SharedParts = field(init=False)
     _default_entry: CatalogueModel = field(init=False)
     _found: Mapping[str, CatalogueModel] = field(init=False)
-    _known: dict[str, _Known] = field(default_factory=dict)
+    _known: dict[str, Inspected] = field(default_factory=dict)
     _added: AddedFiles = field(init=False)
 
     def __post_init__(self) -> None:
@@ -64,19 +57,17 @@ class LocalModels:
         return self.default.name
 
     def capabilities(self, model: str) -> Capabilities:
-        known = self._inspected(model)
-        if known.capabilities is None:
-            raise ModelUnavailable(f"The model {model} cannot be used: {known.reason}")
+        capabilities = self._inspected(model).require(model)
         if self.commercial_only and not self._found[model].commercial_use:
             raise LicenceForbidden
-        return self._added.for_model(known.capabilities)
+        return self._added.for_model(capabilities)
 
     def revision(self, model: str) -> str | None:
         return self._local(model).revision or None
 
     def expected_sizes(self, model: str) -> Sizes:
         local = self._local(model)
-        dtype = load_dtype(local, self.options)
+        dtype = dtype_name(precision_of(local, self.options))
         total = self.measured_bytes(model) or sum(files_to_read(local, dtype).values())
         present: dict[Hashable, int] = {
             id(part): part_size(part) for part in self.shared.find_all(local, dtype).values()
@@ -85,7 +76,7 @@ class LocalModels:
 
     def load(self, model: str, on_load: OnLoad) -> DiffusersEngine:
         local = self._local(model)
-        dtype = load_dtype(local, self.options)
+        dtype = dtype_name(precision_of(local, self.options))
         files = files_to_read(local, dtype, self.shared.find_all(local, dtype))
         with load_progress(files, on_load), reported_out_of_memory():
             return DiffusersEngine.load(local, self.options, self.shared)
@@ -116,14 +107,14 @@ class LocalModels:
             raise ModelUnavailable(f"The model {model} is {entry.state}: {entry.reason}")
         return entry.model
 
-    def _inspected(self, name: str) -> _Known:
+    def _inspected(self, name: str) -> Inspected:
         model = self._local(name)
         known = self._known.get(name)
         if known is None or known.revision != model.revision:
             known = self._known[name] = _inspect(model, self.options)
         return known
 
-    def _entry(self, entry: CatalogueModel, known: _Known | None) -> ModelEntry:
+    def _entry(self, entry: CatalogueModel, known: Inspected | None) -> ModelEntry:
         is_unusable = known is not None and known.capabilities is None
         return ModelEntry(
             name=entry.name,
@@ -141,12 +132,14 @@ class LocalModels:
         )
 
 
-def _inspect(model: LocalModel, options: DiffusersOptions) -> _Known:
+def _inspect(model: LocalModel, options: DiffusersOptions) -> Inspected:
     try:
-        return _Known(model.revision, capabilities_of(model, options))
+        return Inspected(model.revision, capabilities_of(model, options))
     except ImagegenError as error:
-        return _Known(model.revision, None, error.detail)
+        return Inspected(model.revision, None, error.detail)
     except Exception:
         # Configurations are files of strangers: whatever is wrong with one must not hide the other models.
         logger.exception("%s cannot be inspected", model.name)
-        return _Known(model.revision, None, "Its configuration cannot be understood; the log of the worker says why.")
+        return Inspected(
+            model.revision, None, "Its configuration cannot be understood; the log of the worker says why."
+        )

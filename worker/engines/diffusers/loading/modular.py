@@ -20,12 +20,12 @@ GUIDER, SCALE = "guider", "guidance_scale"
 #: Blocks with code of their own, beside the index.
 _CODE_FILE, _CODE = "modular_config.json", "auto_map"
 
-# It reports every exception that passes through a block, even that of a cancelled job; the caller gets it anyway.
+# diffusers logs every exception in a block, even that of a cancelled job. The caller handles it anyway.
 logging.getLogger("diffusers.modular_pipelines.modular_pipeline").setLevel(logging.CRITICAL)
 
 
 class ModularCall:
-    """The ways of other pipelines that modular ones lack. Comes before them in the order of base classes."""
+    """Methods of other pipelines that modular ones lack. It precedes them in the order of base classes."""
 
     #: The order in which parts compute; see DiffusionPipeline.
     model_cpu_offload_seq: ClassVar[str] = "text_encoder->text_encoder_2->text_encoder_3->transformer->unet->vae"
@@ -34,17 +34,17 @@ class ModularCall:
 
     @property
     def num_timesteps(self: Any) -> int:
-        """Those of the schedule that are left for a start from an image."""
+        """The timesteps that remain if the image starts from another one."""
         return len(self.scheduler.timesteps) - (getattr(self.scheduler, "begin_index", None) or 0)
 
     def set_progress_bar_config(self: Any, **config: Any) -> None:
-        """Of all blocks, however deep: its own method reaches the outermost only."""
+        """Configure all nested blocks: diffusers' own method reaches the outermost only."""
         for block in _all_blocks(self._blocks):
             if hasattr(block, "set_progress_bar_config"):
                 block.set_progress_bar_config(**config)
 
     def _guide(self: Any, scale: float) -> None:
-        """Up to a certain scale, the second prediction would be weighed by nothing."""
+        """Set the scale. Up to a certain one, the second prediction has no weight and is left out."""
         least = 0.0 if self.guider.config.get("use_original_formulation") else 1.0
         self.guider = self.guider.new(guidance_scale=scale, enabled=scale > least)
 
@@ -78,8 +78,8 @@ def load_modular(model: LocalModel, pipeline: Any, parts: Mapping[str, Any]) -> 
     """
     pipe = pipeline(pipeline.blocks_class())
     known = set(pipe.component_names)
-    settings = {key: value for key, value in model.index.items() if key in pipe.config and key not in known}
-    pipe.register_to_config(**{key: value for key, value in settings.items() if not key.startswith("_")})
+    settings = pipe.config.keys() - known
+    pipe.register_to_config(**{key: value for key, value in model.index.items() if key in settings and key[0] != "_"})
     found = {name: parts.get(name) for name in model.parts if name in known}
     for name, part in found.items():
         found[name] = _without_weights(model, name) if part is None else part
@@ -102,9 +102,8 @@ def _without_weights(model: LocalModel, name: str) -> Any:
 def _blocks_class(model: LocalModel, found: Any) -> Any:
     """As diffusers chooses it, without code from the folder."""
     name = str(model.index.get("_blocks_class_name") or found.default_blocks_name)
-    blocks = getattr(diffusers, name, None)
-    is_known = isinstance(blocks, type) and issubclass(blocks, diffusers.ModularPipelineBlocks)
-    if not is_known or _has_code(model):
+    blocks = part_class("diffusers", name)
+    if blocks is None or not issubclass(blocks, diffusers.ModularPipelineBlocks) or _has_code(model):
         raise ConfigurationError(f"The model {model.name} needs its own code, which this service never runs.")
     # Some of the blocks, chosen by hand, are saved under the name of their base class.
     return blocks if getattr(blocks, "block_classes", None) else getattr(diffusers, found.default_blocks_name)

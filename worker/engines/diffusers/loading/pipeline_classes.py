@@ -1,4 +1,4 @@
-"""The installed pipeline that runs a model, and what its signature tells."""
+"""The installed pipeline that runs a model, and what follows from its signature."""
 
 import inspect
 import re
@@ -11,6 +11,7 @@ import diffusers
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.modular import modular_class
+from worker.engines.diffusers.loading.part_classes import part_class
 from worker.models.families import UNLISTED, Family, Guidance, Siblings, family_of
 from worker.models.local_model import LocalModel, ModelFormat
 
@@ -48,9 +49,8 @@ def installed(name: str | None) -> Any | None:
     """The pipeline of this name; None if diffusers has none, or if a library that it needs is missing."""
     if not name or not _NAME.fullmatch(name):
         return None
-    found = getattr(diffusers, name, None)
-    is_pipeline = isinstance(found, type) and issubclass(found, diffusers.DiffusionPipeline | diffusers.ModularPipeline)
-    return found if is_pipeline else None
+    found = part_class("diffusers", name)
+    return found if found and issubclass(found, diffusers.DiffusionPipeline | diffusers.ModularPipeline) else None
 
 
 def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:

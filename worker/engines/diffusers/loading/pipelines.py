@@ -74,7 +74,7 @@ class Pipelines:
             self.text.to("cpu", silence_dtype_warnings=True)
 
     def leave_device(self) -> None:
-        """All parts wait in main memory, but those that other models need. Only for devices with own memory."""
+        """Move all parts but those that other models need to main memory, if the device has its own memory."""
         if not has_own_memory(self.device):
             return
         match self.placement:
@@ -98,7 +98,7 @@ class Pipelines:
             self.shared.enter(self.text)
 
     def close(self) -> None:
-        """It is not used again. What models in main memory have as well goes there."""
+        """End the use of this model. Parts that models in main memory share move there."""
         if has_own_memory(self.device):
             _to_main_memory(self.shared.end(self.text))
 

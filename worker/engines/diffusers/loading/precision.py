@@ -3,15 +3,16 @@
 import torch
 
 from shared.errors import ConfigurationError
-from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, computes_bfloat16, dtype_name
+from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, computes_bfloat16
 from worker.engines.diffusers.options import DiffusersOptions, Level
-from worker.models.families import Family, family_of
+from worker.models.families import family_of
 from worker.models.local_model import LocalModel
 from worker.models.placements import HALF_PRECISION
 
 
-def precision_of(options: DiffusersOptions, family: Family, device: torch.device) -> torch.dtype:
+def precision_of(model: LocalModel, options: DiffusersOptions) -> torch.dtype:
     """Raises ConfigurationError for a precision in which the model's images would be black."""
+    family = family_of(model)
     if options.dtype == "float16" and not family.is_safe_in_float16:
         raise ConfigurationError(
             f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
@@ -20,9 +21,4 @@ def precision_of(options: DiffusersOptions, family: Family, device: torch.device
     half = HALF_PRECISION[family.is_safe_in_float16]
     if options.level is Level.MAX and computes_bfloat16():
         half = {**half, "cpu": "bfloat16"}
-    return choose_dtype(options.dtype, device, half)
-
-
-def load_dtype(model: LocalModel, options: DiffusersOptions) -> str:
-    """Name of the precision that a model is loaded in. Raises ConfigurationError if it is not safe."""
-    return dtype_name(precision_of(options, family_of(model), choose_device(options.device)))
+    return choose_dtype(options.dtype, choose_device(options.device), half)

@@ -52,7 +52,7 @@ def find_loras(folder: Path) -> dict[str, Path]:
 
 
 def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
-    """Words for prompts that LoRAs were trained with, by their names: of files that tell them."""
+    """Trigger words of LoRAs by their names, if their files contain any."""
     return {name: words for name, file in loras.items() if (words := _words_in(file))}
 
 
@@ -151,15 +151,14 @@ def _from_peft(weights: dict[str, torch.Tensor], config_file: Path, denoiser: st
     config = json.loads(config_file.read_bytes()) if config_file.is_file() else {}
     found: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
-        layer, is_lora_b, _ = key.partition(".lora_B")
-        if key.startswith(_PEFT) and is_lora_b:
-            tensor = tensor * _scale(config, layer.removeprefix(_PEFT), rank=tensor.shape[1])
-        found[f"{_part(key, denoiser)}.{key.removeprefix(_PEFT)}" if key.startswith(_PEFT) else key] = tensor
+        if not key.startswith(_PEFT):
+            found[key] = tensor
+            continue
+        name = key.removeprefix(_PEFT)
+        layer, is_lora_b, _ = name.partition(".lora_B")
+        part = "text_encoder" if name.startswith("text_model.") else denoiser
+        found[f"{part}.{name}"] = tensor * _scale(config, layer, rank=tensor.shape[1]) if is_lora_b else tensor
     return found
-
-
-def _part(key: str, denoiser: str) -> str:
-    return "text_encoder" if key.startswith(f"{_PEFT}text_model.") else denoiser
 
 
 def _scale(config: Mapping[str, Any], layer: str, rank: int) -> float:

@@ -2,7 +2,7 @@
 
 import itertools
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,11 +38,13 @@ class _Adapter:
 class Loras:
     """The LoRAs of one model. Each is loaded on first use; none is active between jobs."""
 
-    def __init__(self, pipelines: Pipelines, folder: Path | None, model: str) -> None:
+    def __init__(self, pipelines: Pipelines, folder: Path | None, model: str, forget: Callable[[], None]) -> None:
+        """`forget` is called when a LoRA is another one than before."""
         self._pipelines = pipelines
         self._pipe = pipelines.text
         self._folder = folder
         self._model = model
+        self._forget = forget
         #: By name, in order of use, the most recent one last.
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count()
@@ -65,6 +67,7 @@ class Loras:
             version = revision_of(file)
             if adapter is not None and adapter.version != version:
                 self._pipe.delete_adapters(adapter.name)
+                self._forget()
                 adapter = None
             self._adapters[lora.name] = adapter or self._load(lora.name, file, version)
         while len(self._adapters) > MAX_LOADED:
@@ -98,7 +101,9 @@ class Loras:
             total, used = self._add(adapter, file)
         # diffusers and peft raise all kinds of errors on files for another model.
         except Exception as error:
-            self._remove(adapter)
+            # What was loaded before the failure.
+            with suppress(Exception):
+                self._pipe.delete_adapters(adapter)
             if is_out_of_memory(error):
                 raise
             logger.warning("the LoRA %s could not be loaded: %s", name, reason_of(error))
@@ -122,18 +127,11 @@ class Loras:
                     self._pipe.load_lora_weights(str(file.source.parent), adapter_name=adapter, **link)
                 case weights:
                     self._pipe.load_lora_weights(weights, adapter_name=adapter)
-        used = self._weights_of(adapter)
+        parts = self._pipelines.parts
+        used = sum(f".{adapter}." in key for part in parts for key, _ in part.named_parameters())
         if not used:
             raise UnusableLora("none of its weights belongs to a layer of the model")
         return file.weights, used
-
-    def _weights_of(self, adapter: str) -> int:
-        return sum(f".{adapter}." in key for part in self._pipelines.parts for key, _ in part.named_parameters())
-
-    def _remove(self, adapter: str) -> None:
-        """Remove what was loaded before the failure."""
-        with suppress(Exception):
-            self._pipe.delete_adapters(adapter)
 
 
 def _public_reason(error: Exception, model: str) -> str:

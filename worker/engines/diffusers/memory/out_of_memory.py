@@ -7,7 +7,7 @@ import math
 import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager, ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Self, TypeVar
 
@@ -65,17 +65,17 @@ class Fallback:
     """The fallback is active until this context ends."""
 
 
+@dataclass
 class MemoryBudget:
     """Learns from past jobs which image sizes and batches fit into memory."""
 
-    def __init__(self, model: Capabilities, *, suggest_cloud: bool) -> None:
-        """`suggest_cloud`: errors name flux-api as an alternative."""
-        self._model = model
-        self._suggest_cloud = suggest_cloud
-        self._largest_success = 0
-        self._smallest_failure = sys.maxsize
-        #: All images of a batch together.
-        self._smallest_batch_failure = sys.maxsize
+    model: Capabilities
+    suggest_cloud: bool
+    """Whether errors name flux-api as an alternative."""
+    _largest_success: int = 0
+    _smallest_failure: int = sys.maxsize
+    _smallest_batch_failure: int = sys.maxsize
+    """All images of a batch together."""
 
     def record_success(self, request: GenerationRequest) -> None:
         self._largest_success = max(self._largest_success, _pixels(request))
@@ -90,10 +90,8 @@ class MemoryBudget:
     def record_failure(self, request: GenerationRequest) -> OutOfMemory:
         """An error that suggests a size that should fit."""
         self._smallest_failure = min(self._smallest_failure, _pixels(request))
-        width, height = self._fitting_size(request.width or self._model.width, request.height or self._model.height)
-        alternative = (
-            f", and the backend flux-api makes {request.width}x{request.height}" if self._suggest_cloud else ""
-        )
+        width, height = self._fitting_size(request.width or self.model.width, request.height or self.model.height)
+        alternative = f", and the backend flux-api makes {request.width}x{request.height}" if self.suggest_cloud else ""
         return OutOfMemory(
             f"The device has too little memory for {request.width}x{request.height} pixels; {width}x{height} should "
             f"fit{alternative}."
@@ -101,46 +99,40 @@ class MemoryBudget:
 
     def _fitting_size(self, width: int, height: int) -> tuple[int, int]:
         """The same shape scaled to the largest success, or to the model's default size, or to a quarter."""
-        native = self._model.width * self._model.height
+        native = self.model.width * self.model.height
         known = [pixels for pixels in (self._largest_success, native) if 0 < pixels < self._smallest_failure]
         scale = math.sqrt(max(known, default=self._smallest_failure // 4) / (width * height))
-        multiple, least = self._model.multiple_of, self._model.min_side
+        multiple, least = self.model.multiple_of, self.model.min_side
         sides = (max(least, int(side * scale) // multiple * multiple) for side in (width, height))
         return next(sides), next(sides)
 
 
+@dataclass
 class OutOfMemoryFallbacks:
     """Enables one fallback after the other until the job fits. Leaving the block disables them again.
 
     It also requests a restart of the process if its memory or its device is damaged.
     """
 
-    def __init__(
-        self,
-        request: GenerationRequest,
-        budget: MemoryBudget,
-        watch: JobWatch,
-        release: Callable[[], None] = lambda: None,
-    ) -> None:
-        """`release` frees what is kept to be faster, before any fallback."""
-        self._release = release
-        self._request = request
-        self._budget = budget
-        self._watch = watch
-        self._exits = ExitStack()
-        self._enabled: set[str] = set()
+    request: GenerationRequest
+    budget: MemoryBudget
+    watch: JobWatch
+    release: Callable[[], None] = lambda: None
+    """Frees what is kept to be faster, before any fallback."""
+    _exits: ExitStack = field(default_factory=ExitStack)
+    _enabled: set[str] = field(default_factory=set)
 
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is None:
-            self._budget.record_success(self._request)
+            self.budget.record_success(self.request)
         try:
             self._exits.close()
         except Exception:
             logger.exception("the model could not be restored")
-            self._watch.request_restart("the model could not be restored after running out of memory")
+            self.watch.request_restart("the model could not be restored after running out of memory")
 
     def run(self, make: Callable[[], T], *fallbacks: Fallback) -> T:
         """The result of `make`. Whenever it runs out of memory, it is called again with the next fallback enabled.
@@ -154,24 +146,24 @@ class OutOfMemoryFallbacks:
             except (RuntimeError, MemoryError) as error:
                 self._require_out_of_memory(error)
             # Only after the handler: until then the traceback holds every tensor of the attempt.
-            self._release()
+            self.release()
             free_memory()
             if fallback is not None:
                 self._enable(fallback)
-        raise self._budget.record_failure(self._request)
+        raise self.budget.record_failure(self.request)
 
     def _require_out_of_memory(self, error: RuntimeError | MemoryError) -> None:
         """Raises all other errors again."""
         if is_broken_device(error):
-            self._watch.request_restart(f"the device failed: {reason_of(error)}")
+            self.watch.request_restart(f"the device failed: {reason_of(error)}")
         if not is_out_of_memory(error):
             raise error
         if isinstance(error, MemoryError):
-            self._watch.request_restart("the process ran out of main memory")
+            self.watch.request_restart("the process ran out of main memory")
 
     def _enable(self, fallback: Fallback) -> None:
         logger.warning("out of memory; trying again: %s", fallback.description)
-        self._watch.add_warning(f"memory was short: {fallback.description}")
+        self.watch.add_warning(f"memory was short: {fallback.description}")
         self._enabled.add(fallback.description)
         self._exits.enter_context(fallback.enable())
 

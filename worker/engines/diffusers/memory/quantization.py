@@ -1,4 +1,4 @@
-"""Stores weights in eight or four bits, where the operator allows it and memory asks for it."""
+"""Stores weights in eight or four bits, as SD_QUANTIZE says."""
 
 import logging
 from collections.abc import Callable, Mapping

@@ -21,7 +21,7 @@ class _Held:
     source: PartSource
     part: "weakref.ref[Any]"
     dtype: torch.dtype
-    """Models convert parts for a while; nobody else may take them then."""
+    """The precision in which it can be shared: while a model has converted it, no other model may use it."""
 
 
 class SharedParts:
@@ -57,18 +57,18 @@ class SharedParts:
         self._held = [held for held in self._held if held.part() not in replaced] + new
 
     def enter(self, pipe: Any) -> None:
-        """All parts of the pipeline are on the device."""
+        """Record that all parts of the pipeline are on the device."""
         self._pipelines.add(pipe)
         self._on_device.add(pipe)
 
     def leave(self, pipe: Any) -> list[torch.nn.Module]:
-        """The parts that no other pipeline needs on the device."""
+        """Record that the pipeline no longer needs the device; return its parts that no other one needs there."""
         self._on_device.discard(pipe)
         needed = _identities(self._on_device)
         return [part for part in parts_of(pipe).values() if id(part) not in needed]
 
     def end(self, pipe: Any) -> list[torch.nn.Module]:
-        """As `leave`, of a pipeline that is not used again: only parts that others have, who wait in main memory."""
+        """Forget a pipeline; return its parts on the device that only pipelines in main memory still use."""
         left = self.leave(pipe)
         self._pipelines.discard(pipe)
         kept = _identities(self._pipelines)
@@ -98,31 +98,31 @@ class PartLoading:
         return load()
 
     def separate(self, pipe: Any) -> None:
-        """Give the pipeline parts of its own: it will change or move them."""
+        """Copy the shared parts of a pipeline that will change or move them."""
         for name in self._taken:
             setattr(pipe, name, _copied(getattr(pipe, name)))
         self._taken, self._new = set(), {}
 
     def finish(self, pipe: Any) -> None:
-        """Let others have the parts, which are where they belong."""
+        """Share the parts with other models. Call this once they are on their device."""
         self.shared.offer((source, getattr(pipe, name)) for name, source in self._new.items())
         self.shared.enter(pipe)
 
 
 def parts_of(pipe: Any) -> dict[str, torch.nn.Module]:
-    """Those with weights."""
+    """The parts with weights, by name."""
     return {name: part for name, part in pipe.components.items() if isinstance(part, torch.nn.Module)}
 
 
 def _source(model: LocalModel, name: str, dtype: str) -> PartSource | None:
-    """None also for files that cannot be read: whoever loads them finds out more."""
+    """None also for unreadable files: loading them reports the error."""
     with suppress(OSError, ConfigurationError):
         return source_of(model, name, dtype)
     return None
 
 
 def _copied(part: torch.nn.Module) -> torch.nn.Module:
-    """In main memory, and without the room that a copy on the device would take first."""
+    """A copy in main memory that takes no memory on the device."""
     weights = {id(one): torch.nn.Parameter(_in_main_memory(one), one.requires_grad) for one in part.parameters()}
     return copy.deepcopy(part, weights | {id(one): _in_main_memory(one) for one in part.buffers()})
 

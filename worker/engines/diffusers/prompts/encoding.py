@@ -2,19 +2,14 @@
 
 import inspect
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 
-from shared.jobs.requests import GenerationRequest, Lora
-from worker.engines.diffusers.prompts.embedding_cache import (
-    MAX_ENTRIES,
-    PromptEmbedding,
-    PromptEmbeddingCache,
-    moved,
-)
+from shared.jobs.requests import GenerationRequest
+from worker.engines.diffusers.prompts.embedding_cache import PromptEmbedding, PromptEmbeddingCache, moved
 from worker.engines.diffusers.prompts.weighted_prompts import encode_text, extended, needs_own_encoding
 
 #: Arguments that may be part of a key. Others, such as images, belong to a single request.
@@ -24,36 +19,29 @@ _PLAIN = (str, int, float, bool, type(None), torch.device, torch.dtype)
 class Prompts:
     """Stands in for `encode_prompt` of a pipeline, with a cache."""
 
-    def __init__(self, *, encodes_texts_apart: bool, max_cached: int = MAX_ENTRIES) -> None:
+    def __init__(self, *, encodes_texts_apart: bool, max_cached: int) -> None:
         """`encodes_texts_apart`: the pipeline encodes prompts and negative prompts in the same way, and returns
         alternately a tensor for the prompt and one for the negative prompt, as Stable Diffusion's pipelines do. Then
         each text of a batch is encoded by itself, so that its embedding does not depend on the others.
         """
         self._encodes_texts_apart = encodes_texts_apart
-        self._loras: Sequence[Lora] = ()
         self._embeddings = PromptEmbeddingCache(max_cached)
 
     def forget(self) -> None:
         """Texts mean something else from now on."""
         self._embeddings.clear()
 
-    def use_loras(self, loras: Sequence[Lora]) -> None:
-        """Clears the cache when the LoRAs change, because they change text encoders too."""
-        if tuple(loras) != tuple(self._loras):
-            self._loras = loras
-            self._embeddings.clear()
-
     @contextmanager
     def cached(self, pipe: Any, dtype: torch.dtype, request: GenerationRequest) -> Iterator[None]:
         """Inside the block, the pipeline gets its embeddings from here. `dtype` is the precision of the model.
 
-        The request tells how its texts are read.
+        The request tells how its texts are read, and with which LoRAs: they change text encoders too.
         """
         encode = getattr(pipe, "encode_prompt", None)
         if encode is None:
             yield
             return
-        signature = inspect.signature(encode)
+        signature, state = inspect.signature(encode), (dtype, tuple(request.loras or ()))
 
         def encode_once(*positional: Any, **named: Any) -> PromptEmbedding:
             arguments = signature.bind(*positional, **named).arguments
@@ -61,8 +49,8 @@ class Prompts:
             if not all(_is_plain(value) for value in arguments.values()):
                 return encode(**arguments)
             if self._encodes_texts_apart:
-                return moved(self._pairs(pipe, encode, dtype, arguments, request), device)
-            return moved(self._get(encode, dtype, arguments), device)
+                return moved(self._pairs(pipe, encode, state, arguments, request), device)
+            return moved(self._get(encode, state, arguments), device)
 
         pipe.encode_prompt = encode_once
         try:
@@ -70,14 +58,14 @@ class Prompts:
         finally:
             del pipe.encode_prompt
 
-    def _get(self, encode: Any, dtype: torch.dtype, arguments: dict[str, Any]) -> PromptEmbedding:
-        key = (dtype, repr(sorted((name, value) for name, value in arguments.items() if name != "device")))
+    def _get(self, encode: Any, state: Hashable, arguments: dict[str, Any]) -> PromptEmbedding:
+        key = (state, repr(sorted((name, value) for name, value in arguments.items() if name != "device")))
         # Some pipelines change the list of prompts that they get.
         copies = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
         return self._embeddings.get(key, lambda: encode(**copies))
 
     def _pairs(
-        self, pipe: Any, encode: Any, dtype: torch.dtype, arguments: dict[str, Any], request: GenerationRequest
+        self, pipe: Any, encode: Any, state: Hashable, arguments: dict[str, Any], request: GenerationRequest
     ) -> PromptEmbedding:
         prompts = _as_list(arguments["prompt"])
         negatives = _as_list(arguments.get("negative_prompt")) * (len(prompts) if len(prompts) > 1 else 1)
@@ -85,9 +73,9 @@ class Prompts:
 
         def one(text: str) -> list[torch.Tensor]:
             if needs_own_encoding(request):
-                key = (dtype, text, request.prompt_syntax, request.clip_skip)
+                key = (state, text, request.prompt_syntax, request.clip_skip)
                 return list(self._embeddings.get(key, lambda: encode_text(pipe, text, request)))
-            embedding = self._get(encode, dtype, {"prompt": text, **others})
+            embedding = self._get(encode, state, {"prompt": text, **others})
             return [tensor for tensor in embedding if tensor is not None]
 
         positive = [one(text) for text in prompts]

@@ -11,6 +11,7 @@ import torch
 from safetensors import SafetensorError
 
 from shared.jobs.requests import GenerationRequest
+from worker.engines.base import JobWatch
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.prompts.embedding_files import (
     UnusableEmbedding,
@@ -21,9 +22,9 @@ from worker.engines.diffusers.prompts.embedding_files import (
 from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
 from worker.models.contents.fingerprint import revision_of
 
-#: Of all files that are loaded together.
+#: Limit for all loaded files together.
 MAX_VECTORS = 1024
-#: The words that stand for vectors. Nobody writes them, and tokenizers take each as one token.
+#: The words that stand for vectors. They do not occur in prompts, and tokenizers take each as one token.
 _WORD = re.compile(r"<embedding-(\d+)>(?: ?<embedding-\d+>)*")
 
 
@@ -74,32 +75,31 @@ class TextualInversions:
     pipelines: Pipelines
     folder: Path | None
     forget: Callable[[], None]
-    """Called when words stand for other vectors than before."""
+    """Called when words begin to stand for other vectors, to clear caches."""
     _loaded: dict[str, _Loaded] = field(default_factory=dict)
     _used: int = 0
 
-    def read(self, requests: Sequence[GenerationRequest]) -> Iterator[tuple[GenerationRequest, list[str]]]:
-        """The requests of a batch as the text encoders read them, with warnings about embeddings without effect."""
+    def read(self, requests: Sequence[GenerationRequest], watches: Sequence[JobWatch]) -> Iterator[GenerationRequest]:
+        """The requests of a batch as the text encoders read them. Warns jobs of embeddings without effect."""
         files = find_embeddings(self.folder) if takes_embeddings(self.pipelines.text, self.pipelines.family) else {}
         # Not between the requests of a batch: their words must stand for different vectors.
         if self._used > MAX_VECTORS // 2:
             self._loaded, self._used = {}, 0
             self.forget()
-        for request in requests:
-            warnings: dict[str, None] = {}
+        for request, watch in zip(requests, watches, strict=True):
             changes = {
-                name: self._words_in(text, files, warnings)
+                name: self._words_in(text, files, watch.add_warning)
                 for name in ("prompt", "negative_prompt")
                 if files and (text := getattr(request, name))
             }
-            yield (request.model_copy(update=changes) if changes else request), list(warnings)
+            yield request.model_copy(update=changes) if changes else request
 
     def readable(self, text: str) -> str:
         """With the names of the embeddings in place of the words for their vectors."""
         names = {str(one.first): name for name, one in self._loaded.items()}
         return _WORD.sub(lambda match: names.get(match[1], match[0]), text)
 
-    def _words_in(self, text: str, files: Mapping[str, Path], warnings: dict[str, None]) -> str:
+    def _words_in(self, text: str, files: Mapping[str, Path], add_warning: Callable[[str], None]) -> str:
         named = {name.casefold(): name for name in reversed([*files])}
 
         def words(match: re.Match[str]) -> str:
@@ -109,7 +109,7 @@ class TextualInversions:
             try:
                 return self._require(name, files[name]).words
             except UnusableEmbedding as error:
-                warnings[f"the embedding {name} was read as a word: {error}"] = None
+                add_warning(f"the embedding {name} was read as a word: {error}")
             return match[0]
 
         return _pattern(tuple(files)).sub(words, _WORD.sub(lambda match: match[0].replace("-", " "), text))

@@ -112,7 +112,7 @@ def what_cannot_pass_is_not_tried_again(workshop: Workshop) -> str:
     workshop.recorder.forget()
     wrong_key = workshop.run(workshop.prepared("synchronous.json", base_url=workshop.recorder.url, credential="wrong"))
     assert [exchange.status for exchange in workshop.recorder.exchanges] == [401]
-    assert "Send a valid API key" in wrong_key.error["message"]
+    assert "The API key is missing or invalid" in wrong_key.error["message"]
     return f"422 and 401: one call. `{refused.error['message']}`"
 
 

@@ -24,7 +24,7 @@ class RecordedGraph:
 
 @dataclass
 class RecordingGraphs:
-    """A GraphBackend that counts. `share` is the time of a replay as a share of a usual call."""
+    """Stands for a CudaGraphBackend, and counts. `share` is the time of a replay as a share of a usual call."""
 
     share: float = 0.5
     room: int = 1 << 40

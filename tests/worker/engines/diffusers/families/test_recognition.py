@@ -18,6 +18,7 @@ from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import FAMILIES, UNLISTED, family_of
+from worker.models.hub.licences import commercial_use_of
 from worker.models.sources import folder_model
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -95,6 +96,13 @@ def test_licences_with_conditions_do_not_count_as_permission() -> None:
     assert [permits[key] for key in conditional] == [None] * len(conditional)
     forbidden = ("flux-dev", "flux-kontext", "flux-fill", "flux2-dev", "sana", "sana-sprint")
     assert [permits[key] for key in forbidden] == [False] * len(forbidden)
+
+
+@pytest.mark.parametrize(
+    "licence", ["CreativeML OpenRAIL-M", "creativeml-openrail-m", "Apache 2.0", "apache-2.0", "MIT"]
+)
+def test_a_licence_counts_by_its_name_as_by_its_id(licence: str) -> None:
+    assert commercial_use_of(licence) is True
 
 
 def test_a_distilled_family_is_for_models_that_others_with_its_pipeline_are_not() -> None:

@@ -288,3 +288,24 @@ def test_a_replaced_file_is_loaded_anew_and_a_deleted_one_is_an_error(
     with pytest.raises(InvalidRequest, match="The LoRA mine is no longer in SD_LORA_DIR"):
         draw(model, loras=using("mine"))
     assert np.array_equal(draw(loaded(folder)).pixels, draw(model).pixels)
+
+
+def test_a_replaced_file_changes_how_the_same_prompt_is_read(folder: Path, tmp_path: Path) -> None:
+    encoder = StableDiffusionPipeline.from_pretrained(folder).text_encoder
+    projections = [(path, layer) for path, layer in encoder.named_modules() if path.endswith(("q_proj", "v_proj"))]
+
+    def save(seed: int) -> None:
+        torch.manual_seed(seed)
+        down = {f"text_encoder.{path}.lora_A.weight": torch.randn(2, layer.in_features) for path, layer in projections}
+        up = {f"text_encoder.{path}.lora_B.weight": torch.randn(layer.out_features, 2) for path, layer in projections}
+        save_file(down | up, tmp_path / "mine.safetensors")
+
+    save(1)
+    model = loaded(folder, lora_dir=tmp_path)
+    before = draw(model, loras=using("mine")).pixels
+    save(2)
+
+    after = draw(model, loras=using("mine")).pixels
+
+    assert not np.array_equal(after, before)
+    assert np.array_equal(after, draw(loaded(folder, lora_dir=tmp_path), loras=using("mine")).pixels)

@@ -1,0 +1,54 @@
+"""The supervisor and programs that cannot be executed."""
+
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from compose.launcher.plan import Plan, Service, Stage
+from tests.compose.conftest import STOP_SECONDS
+from tests.stack import Process
+
+PROGRAM = "#!/bin/sh\necho ready $$\nexec sleep 600\n"
+
+
+@contextmanager
+def supervising(program: Path) -> Iterator[Process]:
+    folder = program.parent
+    service = Service("program", (str(program),), ready="ready", grace_seconds=5)
+    plan = Plan((Stage((service,)),), str(folder / "data"), str(folder / "sockets"), "", "text")
+    (folder / "plan.json").write_text(plan.to_json())
+    process = Process(["sh", "-c", f"exec {sys.executable} -m compose.launcher.main 3 3<plan.json"], folder)
+    yield process
+    process.kill()
+
+
+def test_a_program_that_is_missing_for_a_moment_is_started_once_it_is_back(tmp_path: Path) -> None:
+    program, replaced = tmp_path / "program", tmp_path / "replaced"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    with supervising(program) as launcher:
+        launcher.wait_for("ready")
+        pid = next(int(line.split()[-1]) for line in launcher.lines if "ready" in line)
+
+        # As an update does it.
+        program.rename(replaced)
+        os.kill(pid, signal.SIGKILL)
+        launcher.wait_for("cannot be started: No such file or directory")
+        replaced.rename(program)
+
+        launcher.wait_for("ready")
+        launcher.send(signal.SIGTERM)
+        assert launcher.wait(STOP_SECONDS) == 0, launcher.output
+
+
+def test_a_program_that_may_not_be_executed_ends_the_start_in_a_sentence(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(PROGRAM)
+    with supervising(program) as launcher:
+        assert launcher.wait(STOP_SECONDS) == 1
+
+    assert f"{program} cannot be started: Permission denied" in launcher.output
+    assert launcher.lines[-1] == "program could not start (exit code 126); its last lines above say why."
