@@ -22,7 +22,7 @@ from api.native import docs, events, generate, health, images, jobs, key, metric
 from api.protocols import openapi
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.mcp.endpoint import McpEndpoint, mcp_route
-from api.protocols.registration import ProtocolRoutes, enabled_protocols, renderers_by_path, renderers_by_prefix
+from api.protocols.registration import ProtocolRoutes, enabled_protocols, error_renderers
 from api.services import Services
 from api.studio import page
 from shared.jobs.types import ApiProtocol
@@ -81,8 +81,7 @@ class Api(FastAPI):
         # Outside of Starlette's own outermost middleware, so that answers to bugs have these headers and are counted.
         services: Services = self.state.services
         protocols: Sequence[ProtocolRoutes] = self.state.protocols
-        renderers = renderers_by_prefix(protocols), renderers_by_path(protocols)
-        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), *renderers))
+        stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), error_renderers(protocols)))
         return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
 
 
@@ -91,12 +90,8 @@ def _add_middleware(app: FastAPI, services: Services, protocols: Sequence[Protoc
     settings = services.settings
     app.add_middleware(PathPrefix)
     app.add_middleware(BodyTimeout, seconds=settings.body_timeout_seconds)
-    prefixes = [f"{prefix}/" for routes in protocols for prefix in routes.prefixes]
-    app.add_middleware(
-        BodyLimit,
-        max_bytes=dict.fromkeys(IMAGE_PATHS, settings.max_body_bytes),
-        prefixes=dict.fromkeys(prefixes, settings.max_body_bytes),
-    )
+    prefixes = tuple(f"{prefix}/" for routes in protocols for prefix in routes.prefixes)
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, paths=IMAGE_PATHS, prefixes=prefixes)
     app.add_middleware(Authentication, keys=settings.api_key, links=services.link_secret, limit=services.rate_limit)
     if settings.cors_origins:
         app.add_middleware(

@@ -6,6 +6,7 @@ import os
 import socket
 import sys
 from contextlib import closing, suppress
+from functools import partial
 from importlib.metadata import version
 from types import FrameType
 
@@ -27,8 +28,10 @@ from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.images.fetching import ImageFetcher
 from api.intake.uploads import UploadStore
+from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
-from api.services import FleetCache, Services
+from api.models.fleet import FLEET_SECONDS, read_fleet
+from api.services import Services
 from shared.access.sessions import CallerSessions
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
@@ -73,7 +76,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
         job_feed=JobFeed(store, jobs, event_hub),
         sessions=sessions,
         live_jobs=LiveJobs(store, jobs, event_hub, sessions),
-        fleet_cache=FleetCache(store, Workers(settings.redis_prefix), clock),
+        fleet_cache=CachedRead(partial(read_fleet, store, Workers(settings.redis_prefix), clock), FLEET_SECONDS),
         catalogue_cache=CatalogueCache(settings, store),
         clock=clock,
         unconfirmed=UnconfirmedJobs(store, jobs),

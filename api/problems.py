@@ -209,7 +209,7 @@ async def _on_validation_error(_: Request, error: Exception) -> Response:
 
 
 def invalid_request(error: RequestValidationError) -> InvalidRequest:
-    """The same in our words."""
+    """The same error, explained in words for callers."""
     problems = error.errors()[:MAX_FIELDS]
     return InvalidRequest(errors=[FieldError(_pointer(problem), describe_error(problem)) for problem in problems])
 

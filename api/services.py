@@ -1,31 +1,27 @@
 """Holds the parts that routes use, and the dependency that hands them over."""
 
-import asyncio
-import inspect
-import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from functools import lru_cache
-from typing import Annotated, Any
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from typing import Annotated
 
-from fastapi import Depends, Request, Response
-from fastapi.routing import APIRoute
-from starlette.types import Receive, Scope, Send
+from fastapi import Depends, Request
 
 from api.delivery.events import EventHub, read_job
 from api.delivery.feed import JobFeed
 from api.delivery.inline_images import InlineImages
 from api.delivery.live_jobs import LiveJobs
 from api.delivery.stream_limit import StreamLimit
-from api.edge.authentication import require_caller
+from api.edge.authentication import Caller
 from api.edge.rate_limit import RateLimit
 from api.edge.signed_links import LinkSecret
 from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
-from api.intake.idempotency import UnconfirmedJobs, idempotency_scope
+from api.intake.idempotency import UnconfirmedJobs
 from api.intake.uploads import UploadStore
+from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
 from api.models.offered import OfferedModels, is_configured, is_offered
+from api.problems import set_job_id
 from shared.access.links import Links
 from shared.access.sessions import CallerSessions
 from shared.jobs.operations import Jobs
@@ -40,41 +36,7 @@ from shared.redis.store import AsyncStore
 from shared.settings.api import ApiSettings
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
-from shared.workers.records import Fleet, Workers
-
-#: Age limit of the cached fleet, which a flood of submissions or health checks shares.
-FLEET_SECONDS = 0.5
-
-
-class FleetCache:
-    """The workers as Redis has them, cached for FLEET_SECONDS.
-
-    Concurrent callers share one read and its result, also if Redis is away: otherwise each of them would wait for
-    its own timeout, one after the other.
-    """
-
-    def __init__(self, store: AsyncStore, workers: Workers, clock: StoreClock) -> None:
-        self._store = store
-        self._workers = workers
-        self._clock = clock
-        self._reading: asyncio.Task[Fleet] | None = None
-        self._expires = 0.0
-
-    async def get(self) -> Fleet:
-        """Raises StoreUnavailable."""
-        if self._reading is not None and self._reading.done() and time.monotonic() < self._expires:
-            return self._reading.result()
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-        # A caller that disconnects must not cancel the read for the others.
-        return await asyncio.shield(self._reading)
-
-    async def _read(self) -> Fleet:
-        started_at = time.monotonic()
-        fleet = await self._store.run(self._workers.read_fleet())
-        self._clock.sync(fleet.store_ms, started_at)
-        self._expires = time.monotonic() + FLEET_SECONDS
-        return fleet
+from shared.workers.records import Fleet
 
 
 @dataclass(frozen=True)
@@ -89,7 +51,7 @@ class Services:
     job_feed: JobFeed
     sessions: CallerSessions
     live_jobs: LiveJobs
-    fleet_cache: FleetCache
+    fleet_cache: CachedRead[Fleet]
     catalogue_cache: CatalogueCache
     clock: StoreClock
     unconfirmed: UnconfirmedJobs
@@ -102,20 +64,25 @@ class Services:
     tracing: Tracing
     webhooks: Webhooks
     outbound: OutboundClient
-    limits: RequestLimits = field(init=False)
 
-    def __post_init__(self) -> None:
+    @cached_property
+    def limits(self) -> RequestLimits:
         settings = self.settings
-        limits = RequestLimits(
+        return RequestLimits(
             max_pixels=settings.max_pixels,
             max_images=settings.max_images_per_job,
             max_pixel_steps=settings.max_pixel_steps,
         )
-        object.__setattr__(self, "limits", limits)
 
     async def read_job(self, job_id: str, owner: str | None = None) -> JobSnapshot:
         """Raises StoreUnavailable, and JobNotFound also for a job of another owner than the given one."""
         return await read_job(self.store, self.jobs, job_id, owner)
+
+    async def find_job(self, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
+        """A job that the caller may see; from now on, problems with the request name it. Raises as `read_job` does."""
+        snapshot = await self.read_job(job_id, caller.visible_owner)
+        set_job_id(http, job_id)
+        return snapshot
 
     async def models(self) -> OfferedModels:
         """The models that requests may name now. Raises StoreUnavailable."""
@@ -164,33 +131,3 @@ async def _services(request: Request) -> Services:
 
 
 ServicesDep = Annotated[Services, Depends(_services)]
-
-#: What a parameter of this name gets in a DirectRoute: the same as FastAPI would give it.
-SOURCES: Mapping[str, Callable[[Request], Any]] = {
-    "http": lambda http: http,
-    "services": services_of,
-    "caller": require_caller,
-    "idempotency": idempotency_scope,
-    "job_id": lambda http: http.path_params["job_id"],
-}
-
-
-class DirectRoute(APIRoute):
-    """Calls its endpoint without FastAPI's resolution of dependencies, a fifth of the time of a cheap request.
-
-    Endpoints that need more than SOURCES has, or return no Response, are left to FastAPI. The signature describes both
-    to clients.
-    """
-
-    def __init__(self, path: str, endpoint: Callable[..., Any], **options: Any) -> None:
-        super().__init__(path, endpoint, **options)
-        signature = inspect.signature(endpoint)
-        self.is_direct = signature.parameters.keys() <= SOURCES.keys() and signature.return_annotation is Response
-        if self.is_direct:
-            self._sources = {name: SOURCES[name] for name in signature.parameters}
-            self.app = self._call
-
-    async def _call(self, scope: Scope, receive: Receive, send: Send) -> None:
-        http = Request(scope, receive, send)
-        response: Response = await self.endpoint(**{name: source(http) for name, source in self._sources.items()})
-        await response(scope, receive, send)

@@ -13,7 +13,7 @@ from typing import Any
 
 from api.app import create_app
 from api.main import create_services
-from shared.observability.tracing import NoTracing
+from shared.observability.tracing import Tracing
 from shared.settings.api import ApiSettings
 
 #: The address on the network of the containers; docs/dify.md has the others.
@@ -94,7 +94,7 @@ def describe_api() -> dict[str, Any]:
     """Returns the content of /openapi.json without starting a service."""
     with TemporaryDirectory() as folder:
         settings = ApiSettings(redis_url="redis://localhost", output_dir=Path(folder))
-        return create_app(create_services(settings, NoTracing())).openapi()
+        return create_app(create_services(settings, Tracing())).openapi()
 
 
 def render(openapi: Mapping[str, Any]) -> str:

@@ -29,7 +29,7 @@ from worker.images.encoder import Encoder
 from worker.images.inputs import InputReader
 from worker.images.png import PngEncoder
 from worker.jobs.claims import JobClaimer
-from worker.jobs.finishers import BackgroundFinisher, InlineFinisher
+from worker.jobs.finishers import BackgroundFinisher, Finisher
 from worker.jobs.rendering import Renderer
 from worker.jobs.runner import Runner
 from worker.jobs.saving import ImageSaver
@@ -185,7 +185,7 @@ def _create_runner(
         job_store,
         _result_cache(settings, store, job_store),
         # A device gets the next job while the last one is written; calls to a provider do not wait for each other.
-        finisher=InlineFinisher() if is_cloud else BackgroundFinisher(),
+        finisher=Finisher() if is_cloud else BackgroundFinisher(),
         tracing=tracing,
         now=store.now,
     )

@@ -7,6 +7,7 @@ from hashlib import sha256
 from fastapi import Request, Response
 
 from api.delivery.image_files import client_has, serve_image
+from api.delivery.inline_images import CANCELLED
 from api.problems import failed_job_response
 from api.services import Services
 from shared.errors import ImageNotFound, StoreUnavailable
@@ -26,7 +27,7 @@ async def result_response(services: Services, http: Request, snapshot: JobSnapsh
     if not as_image:
         return await job_response(services, http, snapshot)
     if job.state is State.CANCELLED:
-        raise ImageNotFound("The job was cancelled; it has no image.")
+        raise ImageNotFound(CANCELLED)
     # A withheld image has no bytes; a job whose images are all withheld has failed.
     first = next(image for image in job.images if not image.flagged)
     return await serve_image(services.image_store, job, first, http)

@@ -3,12 +3,13 @@
 import asyncio
 import json
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 import redis.exceptions
+from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from shared.errors import JobNotFound, StoreUnavailable
@@ -209,3 +210,9 @@ def format_event(
         case _:
             data = event.data
     return format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
+
+
+def event_stream(events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> StreamingResponse:
+    """The answer with these Server-Sent Events, which no proxy may hold back."""
+    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", **(headers or {})}
+    return StreamingResponse(events, media_type="text/event-stream", headers=headers)

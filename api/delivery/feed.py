@@ -40,7 +40,7 @@ class EventHistory:
         if event.type in TRANSIENT:
             return
         if _milliseconds(event.id) < _milliseconds(self.last_id):
-            # The clock of Redis was set back: ids tell no order.
+            # The clock of Redis was set back, so ids no longer give the order.
             self.start_over()
         self.last_id = event.id
         if self._complete_since is None:

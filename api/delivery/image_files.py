@@ -1,6 +1,7 @@
 """Sends the file of an image chunk by chunk, with validators and ranges, from any storage."""
 
 import re
+from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import PurePosixPath
 
@@ -89,9 +90,14 @@ async def read_preview(store: ImageStore, job: Job, image: Image) -> bytes | Non
 
 async def read_image(store: ImageStore, job: Job, image: Image) -> bytes:
     """The whole file: for small images only. Raises ImageNotFound and StorageUnavailable."""
+    return b"".join([chunk async for chunk in await read_chunks(store, job, image)])
+
+
+async def read_chunks(store: ImageStore, job: Job, image: Image) -> AsyncIterator[bytes]:
+    """The file in parts. Raises ImageNotFound and StorageUnavailable."""
     name, size = image_name(job, image.index), image.bytes or 0
     first = await _first_chunk(store.storage, name, image, 0, size)
-    return b"".join([chunk async for chunk in stream_chunks(store.storage, name, first, 0, size, CHUNK_BYTES)])
+    return stream_chunks(store.storage, name, first, 0, size, CHUNK_BYTES)
 
 
 async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:

@@ -14,14 +14,16 @@ from dataclasses import dataclass, field
 from fastapi.responses import StreamingResponse
 
 from api.delivery.image_files import image_exists
-from shared.errors import StorageUnavailable
+from shared.errors import ImageNotFound, StorageUnavailable
 from shared.jobs.job import Image, Job
+from shared.jobs.states import State
 from shared.storage.images import ImageStore, image_name
 
 #: A multiple of 3, because base64 turns 3 bytes into 4 characters.
 CHUNK_BYTES = 384 * 1024
 #: Limit of chunks encoded at a time, so that threads remain for other work.
 MAX_ENCODING = 2
+CANCELLED = "The job was cancelled; it has no image."
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,13 @@ class InlineImages:
     async def available(self, job: Job) -> list[Image]:
         """The images whose recorded file exists. Raises StorageUnavailable."""
         return [image for image in job.images if not image.flagged and await self._exists(job, image)]
+
+    async def required(self, job: Job) -> list[Image]:
+        """The same. Raises ImageNotFound if there is none."""
+        images = await self.available(job)
+        if not images:
+            raise ImageNotFound(CANCELLED if job.state is State.CANCELLED else "")
+        return images
 
     async def _exists(self, job: Job, image: Image) -> bool:
         return await image_exists(self.store.storage, image_name(job, image.index), image)

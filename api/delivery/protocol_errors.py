@@ -3,6 +3,7 @@
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from http import HTTPStatus
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -19,6 +20,8 @@ class RenderedError:
     media_type: str = "application/json"
 
 
+#: Errors of wrong requests, which other services answer 400 for.
+_WRONG_REQUESTS = frozenset({"invalid-request", "invalid-image", "content-rejected", "idempotency-mismatch"})
 #: Renders a problem; `headers` are those of the answer so far.
 ErrorRenderer = Callable[[Problem, Mapping[str, str]], RenderedError]
 
@@ -26,13 +29,10 @@ ErrorRenderer = Callable[[Problem, Mapping[str, str]], RenderedError]
 class ProtocolErrors:
     """Replaces the problems that routes and middleware answer below the paths of a protocol."""
 
-    def __init__(
-        self, app: ASGIApp, by_prefix: Mapping[str, ErrorRenderer], by_path: Mapping[re.Pattern[str], ErrorRenderer]
-    ) -> None:
-        """`by_path` has the renderers of routes, of which the first counts; `by_prefix` those of other paths."""
+    def __init__(self, app: ASGIApp, renderers: Mapping[re.Pattern[str], ErrorRenderer]) -> None:
+        """`renderers` by the paths that they are for; the first that matches counts."""
         self._app = app
-        self._by_path = by_path
-        self._by_prefix = sorted(by_prefix.items(), key=lambda entry: -len(entry[0]))
+        self._renderers = renderers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -72,13 +72,12 @@ class ProtocolErrors:
     def _renderer(self, scope: Scope) -> ErrorRenderer | None:
         # Not by the function of the route: middleware refuses requests before they have one.
         path = scope["path"].removeprefix(scope.get("root_path", ""))
-        for pattern, renderer in self._by_path.items():
-            if pattern.match(path):
-                return renderer
-        for prefix, renderer in self._by_prefix:
-            if path == prefix or path.startswith(f"{prefix}/"):
-                return renderer
-        return None
+        return next((renderer for pattern, renderer in self._renderers.items() if pattern.match(path)), None)
+
+
+def status_elsewhere(problem: Problem) -> int:
+    """The status that most other services would have."""
+    return HTTPStatus.BAD_REQUEST if problem.code in _WRONG_REQUESTS else problem.status
 
 
 def _renamed(problem: Problem, names: Mapping[str, str]) -> Problem:

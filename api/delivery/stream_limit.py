@@ -1,9 +1,13 @@
 """Limits the open event streams of each client, because each takes a socket and memory of this process."""
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, contextmanager
+from typing import Annotated
 
+from fastapi import Depends, Request
+
+from api.edge.authentication import CallerDep
 from shared.errors import RateLimited
 
 RETRY_SECONDS = 5
@@ -31,3 +35,21 @@ class StreamLimit:
             self._open[client_id] -= 1
             if not self._open[client_id]:
                 del self._open[client_id]
+
+
+async def _stream_slot(http: Request, caller: CallerDep) -> AsyncIterator[None]:
+    """Occupied until the stream ends."""
+    with http.app.state.services.stream_limit.slot(caller.client_id):
+        yield
+
+
+async def _until_answered() -> AsyncIterator[AsyncExitStack]:
+    """Closed once the answer is sent, however that ends."""
+    async with AsyncExitStack() as exits:
+        yield exits
+
+
+#: For routes that always answer with a stream.
+StreamSlot = Depends(_stream_slot)
+#: For routes that take a slot, and more, only for some answers.
+ExitsDep = Annotated[AsyncExitStack, Depends(_until_answered)]

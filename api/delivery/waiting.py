@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import AsyncExitStack, ExitStack, suppress
 from dataclasses import dataclass, replace
 from typing import Literal
 
@@ -60,7 +60,11 @@ async def submit_and_wait(
 
 
 async def submit(
-    http: Request, services: Services, submission: Submission, scope: IdempotencyScope, listeners: ExitStack
+    http: Request,
+    services: Services,
+    submission: Submission,
+    scope: IdempotencyScope,
+    listeners: ExitStack | AsyncExitStack,
 ) -> Submitted:
     """Accept a job and listen to it until `listeners` is closed."""
     key = scope.key_for(submission.request)

@@ -1,6 +1,6 @@
 """Limits the size of request bodies."""
 
-from collections.abc import Mapping
+from collections.abc import Collection
 from http import HTTPStatus
 
 from starlette.datastructures import Headers
@@ -17,17 +17,19 @@ MAX_JSON_BYTES = 128 * 1024
 class BodyLimit:
     """Refuses compressed bodies and bodies that are too large, before reading them where their size is announced."""
 
-    def __init__(self, app: ASGIApp, max_bytes: Mapping[str, int], prefixes: Mapping[str, int]) -> None:
-        """`max_bytes` has the limits of paths that accept more than MAX_JSON_BYTES, `prefixes` those of all below."""
+    def __init__(self, app: ASGIApp, max_bytes: int, paths: Collection[str], prefixes: tuple[str, ...]) -> None:
+        """`max_bytes` is for these paths, and for all that begin with these prefixes; others take MAX_JSON_BYTES."""
         self._app = app
         self._max_bytes = max_bytes
+        self._paths = paths
         self._prefixes = prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        headers, max_bytes = Headers(scope=scope), self._limit(scope["path"])
+        headers, path = Headers(scope=scope), scope["path"]
+        max_bytes = self._max_bytes if path in self._paths or path.startswith(self._prefixes) else MAX_JSON_BYTES
         error = _check(headers, max_bytes)
         if error is not None:
             await early_error_response(error, headers)(scope, receive, send)
@@ -35,10 +37,6 @@ class BodyLimit:
         if "transfer-encoding" in headers:
             receive, send = _limit_chunks(receive, send, max_bytes)
         await self._app(scope, receive, send)
-
-    def _limit(self, path: str) -> int:
-        prefixed = (limit for prefix, limit in self._prefixes.items() if path.startswith(prefix))
-        return self._max_bytes.get(path) or next(prefixed, MAX_JSON_BYTES)
 
 
 def _check(headers: Headers, max_bytes: int) -> RequestError | None:

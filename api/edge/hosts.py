@@ -17,10 +17,9 @@ from api.edge.authentication import SAFE_METHODS
 from api.edge.public_paths import PROBES
 from api.problems import early_error_response
 from shared.errors import Forbidden, MisdirectedRequest, RequestError
+from shared.net.url import PRIVATE_SUFFIXES
 from shared.settings.http_server import HttpServerSettings
 
-#: Nobody can register names under these, so they cannot resolve here from elsewhere (RFC 6761, 6762, 8375, ICANN).
-_PRIVATE_SUFFIXES = (".internal", ".local", ".localhost", ".home.arpa")
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
 _HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
 MAX_HOST_LENGTH = 300
@@ -85,7 +84,8 @@ class HostNames:
 
 
 def _is_private(name: str) -> bool:
-    if "." not in name or name.endswith(_PRIVATE_SUFFIXES):
+    # Nobody can register such names, so they cannot resolve here from elsewhere.
+    if "." not in name or name.endswith(PRIVATE_SUFFIXES):
         return True
     try:
         ip_address(name.strip("[]"))

@@ -2,7 +2,6 @@
 
 import re
 from collections.abc import Sequence
-from ipaddress import ip_address, ip_network
 from urllib.parse import quote, urlsplit
 
 from starlette.responses import RedirectResponse
@@ -18,24 +17,16 @@ class ForwardedHeaders:
     """Takes the client's address, scheme, host and path prefix from X-Forwarded-For, -Proto, -Host and -Prefix."""
 
     def __init__(self, app: ASGIApp, trusted: Sequence[str]) -> None:
-        self._networks = [ip_network(entry) for entry in trusted]
         self._app = ProxyHeadersMiddleware(app, list(trusted))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client") and self._trusts(scope["client"][0]):
+        if scope["type"] == "http" and scope.get("client") and scope["client"][0] in self._app.trusted_hosts:
             host, prefix = _last(scope, b"x-forwarded-host"), _last(scope, b"x-forwarded-prefix")
             if host:
                 scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"host"] + [(b"host", host)]
             if prefix and _PREFIX.fullmatch(path := prefix.decode("latin-1").rstrip("/")):
                 scope["root_path"] = path
         await self._app(scope, receive, send)  # type: ignore[arg-type]
-
-    def _trusts(self, peer: str) -> bool:
-        try:
-            address = ip_address(peer)
-        except ValueError:
-            return False
-        return any(address in network for network in self._networks)
 
 
 def _last(scope: Scope, header: bytes) -> bytes:

@@ -1,8 +1,9 @@
 """Checks that storage has space for more images."""
 
 import asyncio
-import time
+from functools import partial
 
+from api.models.cached_read import CachedRead
 from shared.errors import StorageFull
 from shared.storage.object_store import DiskUsage, ObjectStore
 
@@ -14,17 +15,11 @@ class DiskSpace:
     """The cached disk usage of the image storage, read on a thread because network storage may be slow."""
 
     def __init__(self, storage: ObjectStore, min_free_bytes: int) -> None:
-        self._storage = storage
         self._min_free_bytes = min_free_bytes
-        self._reading: asyncio.Task[DiskUsage] | None = None
-        self._expires = 0.0
+        self._usage = CachedRead(partial(asyncio.to_thread, storage.disk_usage), FRESH_SECONDS)
 
     async def usage(self) -> DiskUsage:
-        if self._reading is not None and self._reading.done() and time.monotonic() < self._expires:
-            return self._reading.result()
-        if self._reading is None or self._reading.done():
-            self._reading = asyncio.create_task(self._read())
-        return await asyncio.shield(self._reading)
+        return await self._usage.get()
 
     async def has_space(self) -> bool:
         usage = await self.usage()
@@ -36,8 +31,3 @@ class DiskSpace:
             raise type(error)(error.detail)
         if not await self.has_space():
             raise StorageFull("There is not enough free space for more images.")
-
-    async def _read(self) -> DiskUsage:
-        usage = await asyncio.to_thread(self._storage.disk_usage)
-        self._expires = time.monotonic() + FRESH_SECONDS
-        return usage

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from fastapi import Depends, Header, Request
 
-from api.edge.authentication import Caller, CallerDep, require_caller
+from api.edge.authentication import Caller, require_caller
 from api.field_errors import invalid_field
 from shared.errors import AcceptanceUnconfirmed, StoreUnavailable
 from shared.jobs.admission import IdempotencyKey, OnDuplicate
@@ -74,32 +74,27 @@ class IdempotencyScope:
         return IdempotencyKey(_hash(f"retry {content}"), request_hash, on_duplicate, RETRY_MS)
 
 
+def idempotency_scope(request: Request) -> IdempotencyScope:
+    """Raises Unauthorized and InvalidRequest."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+    return IdempotencyScope(require_caller(request), key, request.headers.get("x-stainless-retry-count"))
+
+
 # Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
 async def _idempotency_scope(
-    caller: CallerDep,
-    idempotency_key: Annotated[
+    request: Request,
+    _: Annotated[
         str | None,
         Header(
+            alias="idempotency-key",
             description="Requests with the same key and body within 24 hours get the same job",
             json_schema_extra={"pattern": f"^{KEY_PATTERN}$"},
         ),
     ] = None,
-    x_stainless_retry_count: Annotated[str | None, Header(include_in_schema=False)] = None,
 ) -> IdempotencyScope:
-    return _checked(IdempotencyScope(caller, idempotency_key, x_stainless_retry_count))
-
-
-def idempotency_scope(request: Request) -> IdempotencyScope:
-    """The same, without FastAPI. Raises Unauthorized and InvalidRequest."""
-    key, retry_count = request.headers.get("idempotency-key"), request.headers.get("x-stainless-retry-count")
-    return _checked(IdempotencyScope(require_caller(request), key, retry_count))
-
-
-def _checked(scope: IdempotencyScope) -> IdempotencyScope:
-    """Raises InvalidRequest."""
-    if scope.key is not None and not re.fullmatch(KEY_PATTERN, scope.key):
-        raise invalid_field("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-    return scope
+    return idempotency_scope(request)
 
 
 IdempotencyDep = Annotated[IdempotencyScope, Depends(_idempotency_scope)]

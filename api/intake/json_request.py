@@ -13,7 +13,7 @@ from api.edge.authentication import charge, require_caller
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
 from api.intake.images.fetching import FETCH_SECONDS
-from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, parse_body, read_json
 from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader
 from api.intake.uploads import RequestUploads, UploadWriter, image_too_large
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
@@ -51,8 +51,7 @@ async def read_json_request(
 ) -> GenerationRequest:
     """The request, with references in place of images. `translate` turns the body into the fields of a request."""
     if is_small(http):
-        body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
-        return await request_from_fields(http, translate(body), uploads, lambda _: None)
+        return await request_from_fields(http, translate(await read_json(http)), uploads, lambda _: None)
     async with AsyncExitStack() as exits:
         reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
         body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
@@ -95,7 +94,7 @@ async def _store(source: _Source, upload: StartedUpload | None, uploads: Request
         return await uploads.store(_one_chunk(data), source.pointer)
     if upload.error:
         raise invalid_field(source.pointer, upload.error)
-    return await uploads.finish(upload.target, source.pointer)
+    return await upload.target.finish(source.pointer)
 
 
 async def _one_chunk(data: bytes) -> AsyncIterator[bytes]:

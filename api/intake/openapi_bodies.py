@@ -45,12 +45,19 @@ class _Description(Mapping[str, Any]):
         return len(self._content)
 
 
+def json_content(schema: Mapping[str, Any], **more: Any) -> dict[str, Any]:
+    """The `content` of a body or an answer that is JSON."""
+    return {"application/json": {"schema": schema, **more}}
+
+
+def request_body(content: Mapping[str, Any]) -> dict[str, Any]:
+    """For `openapi_extra`; `content` describes the body by its media types."""
+    return {"requestBody": {"required": True, "content": content}}
+
+
 def json_request_body(examples: Mapping[str, Any]) -> dict[str, Any]:
     """What `json_submission` reads, for `openapi_extra`."""
-    schema = {"$ref": "#/components/schemas/GenerationRequest"}
-    return {
-        "requestBody": {"required": True, "content": {"application/json": {"schema": schema, "examples": examples}}}
-    }
+    return request_body(json_content({"$ref": "#/components/schemas/GenerationRequest"}, examples=examples))
 
 
 @described_later
@@ -66,8 +73,8 @@ def form_request_body(required: Sequence[str] = ("image", "prompt")) -> dict[str
         # An empty field counts as left out. Without an example, the page at /docs fills in an invented value.
         fields[name]["examples"] = [[] if name in LISTS else ""]
     form = {"type": "object", "properties": fields, "required": list(required)}
-    json = {"schema": {"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]}}
-    return {"requestBody": {"required": True, "content": {FORM_MEDIA_TYPE: {"schema": form}, "application/json": json}}}
+    json = json_content({"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]})
+    return request_body({FORM_MEDIA_TYPE: {"schema": form}, **json})
 
 
 @described_later
@@ -76,7 +83,7 @@ def model_request_body(model: type[BaseModel]) -> dict[str, Any]:
     schema = model.model_json_schema()
     # References resolve only at the top of the document.
     definitions = schema.pop("$defs", {})
-    return {"requestBody": {"content": {"application/json": {"schema": _inlined(schema, definitions)}}}}
+    return {"requestBody": {"content": json_content(_inlined(schema, definitions))}}
 
 
 def _inlined(schema: Any, definitions: dict[str, Any]) -> Any:

@@ -83,25 +83,21 @@ class RequestUploads:
             async for chunk in chunks:
                 await upload.write(chunk)
                 upload.check_size(pointer)
-            return await self.finish(upload, pointer)
+            return await upload.finish(pointer)
 
     async def start(self, exits: AsyncExitStack) -> "UploadWriter":
         """Open a file for an image that is about to arrive. `exits` removes it unless it was finished."""
         file = await exits.enter_async_context(self._upload_store.new_file(self._staged))
-        return UploadWriter(file, self.max_bytes)
-
-    async def finish(self, upload: "UploadWriter", pointer: str) -> str:
-        """Finish an image and return its reference. Raises PayloadTooLarge and InvalidImage."""
-        upload.check_size(pointer)
-        return await self._finish(upload.file, pointer)
+        return UploadWriter(self, file)
 
     async def fetch(self, url: str, pointer: str, seconds: float, client_id: str) -> str:
         """Fetch and store an image and return its reference. Raises as `ImageFetcher.fetch` does."""
         async with self._upload_store.new_file(self._staged) as file:
             await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write, client_id)
-            return await self._finish(file, pointer)
+            return await self.finish(file, pointer)
 
-    async def _finish(self, file: Upload, pointer: str) -> str:
+    async def finish(self, file: Upload, pointer: str) -> str:
+        """Finish an image and return its reference. Raises InvalidImage."""
         try:
             stored = await asyncio.to_thread(file.finish, self._upload_store.max_pixels)
         except InvalidImage as error:
@@ -130,10 +126,10 @@ class RequestUploads:
 class UploadWriter:
     """Writes an image to its file, up to the size limit."""
 
-    def __init__(self, file: Upload, max_bytes: int) -> None:
+    def __init__(self, uploads: RequestUploads, file: Upload) -> None:
+        self.uploads = uploads
         self.file = file
-        self._bytes_left = max_bytes
-        self._max_bytes = max_bytes
+        self._bytes_left = uploads.max_bytes
 
     async def write(self, data: bytes) -> None:
         self._bytes_left -= len(data)
@@ -143,7 +139,12 @@ class UploadWriter:
     def check_size(self, pointer: str) -> None:
         """Raises PayloadTooLarge."""
         if self._bytes_left < 0:
-            raise image_too_large(pointer, self._max_bytes)
+            raise image_too_large(pointer, self.uploads.max_bytes)
+
+    async def finish(self, pointer: str) -> str:
+        """Finish the image and return its reference. Raises PayloadTooLarge and InvalidImage."""
+        self.check_size(pointer)
+        return await self.uploads.finish(self.file, pointer)
 
 
 def image_too_large(pointer: str, max_bytes: int) -> PayloadTooLarge:

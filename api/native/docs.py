@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse
 
 from api.edge.public_paths import DOCS_FILES
+from api.edge.security_headers import content_security_policy
 from shared.errors import NotFound
 
 router = APIRouter(include_in_schema=False)
@@ -50,19 +51,14 @@ def _page(prefix: str) -> tuple[str, str]:
     prefix = quote(prefix)
     script = _SCRIPT.format(prefix=prefix)
     digest = base64.b64encode(sha256(script.encode()).digest()).decode()
-    directives = {
-        "default-src": "'none'",
+    allowed = {
         "script-src": f"'self' 'sha256-{digest}'",
         "style-src": "'self'",
         # Icons in the style sheet are data: URLs; Swagger UI shows answers that are images as blob: URLs.
         "img-src": "'self' data: blob:",
         "connect-src": "'self'",
-        "frame-ancestors": "'none'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
     }
-    policy = "; ".join(f"{name} {value}" for name, value in directives.items())
-    return _PAGE.format(prefix=escape(prefix), script=script), policy
+    return _PAGE.format(prefix=escape(prefix), script=script), content_security_policy(allowed)
 
 
 @router.head("/docs")

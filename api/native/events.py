@@ -4,15 +4,16 @@ import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 from fastapi.sse import format_sse_event
 
 from api.delivery.answers import estimated_wait, view_job
-from api.delivery.events import TRANSIENT, format_event, job_events, retry_until_available
+from api.delivery.events import TRANSIENT, event_stream, format_event, job_events, retry_until_available
 from api.delivery.feed import FeedEvent
+from api.delivery.stream_limit import StreamSlot
 from api.edge.authentication import CallerDep
-from api.problems import problem_responses, set_job_id
+from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.access.links import Links
 from shared.jobs.snapshots import JobEvent, JobSnapshot
@@ -21,28 +22,20 @@ from shared.jobs.views import job_view
 
 router = APIRouter(tags=["jobs"])
 
-EVENT_STREAM = "text/event-stream"
-HEADERS = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
 #: Id of the only event of a job whose events have expired.
 EXPIRED_END = "0-1"
 LastEventId = Annotated[str, Header(description="Resume after this event")]
 
 
-async def _stream_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
-    """A stream slot, held until the stream ends."""
-    with services.stream_limit.slot(caller.client_id):
-        yield
-
-
 @router.get(
     "/api/jobs/{job_id}/events",
     operation_id="streamJobEvents",
-    dependencies=[Depends(_stream_slot)],
+    dependencies=[StreamSlot],
     response_class=StreamingResponse,
     responses={
         200: {"content": {"text/event-stream": {}}},
         204: {"description": "The job has ended, and the client has seen its last event"},
-        **problem_responses("unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable"),
+        **problem_responses("invalid-request", "job-not-found"),
     },
 )
 async def stream_job_events(
@@ -57,23 +50,21 @@ async def stream_job_events(
     `Last-Event-ID` resumes without loss, but previews are not repeated.
     """
     last = _valid(last_event_id)
-    snapshot = await services.read_job(job_id, caller.visible_owner)
-    set_job_id(http, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     if snapshot.job.state.is_terminal and last and await _has_seen_end(services, job_id, last):
         # EventSource reconnects whenever a stream ends; only 204 stops it.
         return Response(status_code=204, headers={"X-Job-Id": job_id})
-    stream = _stream(services, snapshot, last, await services.links(http))
-    return StreamingResponse(stream, media_type=EVENT_STREAM, headers={**HEADERS, "X-Job-Id": job_id})
+    return event_stream(_stream(services, snapshot, last, await services.links(http)), {"X-Job-Id": job_id})
 
 
 @router.get(
     "/api/events",
     operation_id="streamEvents",
-    dependencies=[Depends(_stream_slot)],
+    dependencies=[StreamSlot],
     response_class=StreamingResponse,
     responses={
-        200: {"content": {EVENT_STREAM: {}}},
-        **problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable"),
+        200: {"content": {"text/event-stream": {}}},
+        **problem_responses("invalid-request"),
     },
 )
 async def stream_events(
@@ -90,8 +81,7 @@ async def stream_events(
     """
     # The signer is read before the response begins, so that an unavailable store is still an error.
     await services.links(http)
-    stream = _stream_all(services, http, caller.visible_owner, _valid(last_event_id), previews=previews)
-    return StreamingResponse(stream, media_type=EVENT_STREAM, headers=HEADERS)
+    return event_stream(_stream_all(services, http, caller.visible_owner, _valid(last_event_id), previews=previews))
 
 
 def _valid(event_id: str) -> str:

@@ -36,7 +36,6 @@ EXAMPLES = {
     },
 }
 SUBMIT_PROBLEMS = problem_responses(
-    "unauthorized",
     "forbidden",
     "invalid-request",
     "invalid-image",
@@ -45,13 +44,11 @@ SUBMIT_PROBLEMS = problem_responses(
     "model-not-found",
     "licence-forbidden",
     "idempotency-mismatch",
-    "rate-limited",
     "queue-full",
     "storage-full",
     "storage-unavailable",
     "backend-unavailable",
     "model-unavailable",
-    "store-unavailable",
 )
 JOB_PROBLEMS = problem_responses(
     "invalid-request",

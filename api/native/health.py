@@ -137,11 +137,7 @@ def _backend_view(services: Services, fleet: Fleet, backend: Backend) -> Backend
     )
 
 
-@router.get(
-    "/api/backends",
-    operation_id="listBackends",
-    responses=problem_responses("unauthorized", "store-unavailable"),
-)
+@router.get("/api/backends", operation_id="listBackends")
 async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendListView:
     """List backends with their capabilities and load. `current_job` is null if you may not see that job."""
     fleet = await _visible_fleet(services, caller, await services.fleet_cache.get())
@@ -150,7 +146,7 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
 
 
 @router.head("/health", include_in_schema=False)
-@router.get("/health", operation_id="getHealth", responses=problem_responses("unauthorized"))
+@router.get("/health", operation_id="getHealth")
 async def get_health(services: ServicesDep) -> HealthView:
     """Get the state of the whole service. The status code is always 200; `status` says whether the service works."""
     disk = await services.disk_space.usage()
@@ -205,7 +201,7 @@ async def get_readiness(services: ServicesDep, response: Response) -> dict[str, 
     return {"status": status or "redis-unavailable"}
 
 
-@router.get("/info", operation_id="getInfo", responses=problem_responses("unauthorized", "store-unavailable"))
+@router.get("/info", operation_id="getInfo", responses=problem_responses("store-unavailable"))
 async def get_info(http: Request, services: ServicesDep) -> InfoView:
     """Get the version, models and limits of the service."""
     fleet = await services.fleet_cache.get()

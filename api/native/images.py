@@ -9,7 +9,7 @@ from fastapi.responses import FileResponse, StreamingResponse
 from api.delivery.archive import MAX_ARCHIVED_JOBS, archive_images
 from api.delivery.image_files import serve_image, serve_thumbnail
 from api.edge.authentication import CallerDep, charge
-from api.problems import problem_responses, set_job_id
+from api.problems import problem_responses
 from api.services import ServicesDep
 from shared.errors import ImageNotFound
 from shared.storage.images import THUMBNAIL_WIDTH
@@ -28,13 +28,10 @@ router = APIRouter(tags=["jobs"])
         307: {"description": "The image is in a bucket; `Location` is a signed link to it"},
         304: {"description": "`If-None-Match` names this image"},
         **problem_responses(
-            "unauthorized",
             "invalid-request",
             "job-not-found",
             "image-not-found",
             "range-not-satisfiable",
-            "rate-limited",
-            "store-unavailable",
             "storage-unavailable",
         ),
     },
@@ -51,8 +48,7 @@ async def get_image(
     ] = None,
 ) -> Response:
     """Get the bytes of one image, or of its thumbnail."""
-    job = (await services.read_job(job_id, caller.visible_owner)).job
-    set_job_id(http, job.id)
+    job = (await services.find_job(http, caller, job_id)).job
     image = next((image for image in job.images if image.index == index), None)
     if image is None:
         raise ImageNotFound
@@ -67,13 +63,10 @@ async def get_image(
     responses={
         200: {"content": {"application/zip": {}}},
         **problem_responses(
-            "unauthorized",
             "invalid-request",
             "job-not-found",
             "image-not-found",
             "payload-too-large",
-            "rate-limited",
-            "store-unavailable",
             "storage-unavailable",
         ),
     },

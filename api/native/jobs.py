@@ -14,9 +14,10 @@ from api.intake.admission import admit_job, cancel_job, prepare_job, purge_job
 from api.intake.idempotency import IdempotencyDep
 from api.intake.openapi_bodies import json_request_body
 from api.intake.submissions import json_submission
+from api.native.direct_route import DirectRoute
 from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
-from api.problems import problem_responses, set_job_id
-from api.services import DirectRoute, Services, ServicesDep
+from api.problems import problem_responses
+from api.services import Services, ServicesDep
 from shared.errors import JobNotFound
 from shared.jobs.admission import AdmissionOutcome
 from shared.jobs.search import JobSearch
@@ -27,9 +28,7 @@ from shared.jobs.views import JobListView, JobView, RepeatableRequestView, repea
 
 router = APIRouter(tags=["jobs"], route_class=DirectRoute)
 
-FIND_PROBLEMS = problem_responses(
-    "unauthorized", "invalid-request", "job-not-found", "rate-limited", "store-unavailable"
-)
+FIND_PROBLEMS = problem_responses("invalid-request", "job-not-found")
 CHANGE_PROBLEMS = {**FIND_PROBLEMS, **problem_responses("forbidden")}
 #: A list of so many jobs costs as much as one request for one job.
 JOBS_PER_REQUEST = 20
@@ -68,13 +67,13 @@ async def create_job(http: Request, services: ServicesDep, idempotency: Idempote
 )
 async def get_job(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Get one job in its current state."""
-    return await job_response(services, http, await _find(services, http, caller, job_id))
+    return await job_response(services, http, await services.find_job(http, caller, job_id))
 
 
 @router.get(
     "/api/jobs",
     operation_id="listJobs",
-    responses=problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable"),
+    responses=problem_responses("invalid-request"),
 )
 async def list_jobs(
     http: Request,
@@ -131,7 +130,7 @@ async def delete_job(
 
     With `purge=true`, delete a finished job with its images for good; 409 if it has not ended or is pinned.
     """
-    snapshot = await _find(services, http, caller, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     if purge:
         await purge_job(services, snapshot)
         return Response(status_code=204, headers={"X-Job-Id": job_id})
@@ -155,17 +154,11 @@ async def get_job_request(
     http: Request, services: ServicesDep, caller: CallerDep, job_id: str
 ) -> RepeatableRequestView:
     """Get the request of a job, ready to be sent to `POST /api/jobs` again."""
-    return repeatable_request((await _find(services, http, caller, job_id)).job)
+    return repeatable_request((await services.find_job(http, caller, job_id)).job)
 
 
 async def _set_pinned(services: Services, http: Request, caller: Caller, job_id: str, *, pinned: bool) -> Response:
-    snapshot = await _find(services, http, caller, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     if not await services.store.run(services.jobs.pin(job_id, pinned=pinned)):
         raise JobNotFound
     return await job_response(services, http, replace(snapshot, pinned=pinned))
-
-
-async def _find(services: Services, http: Request, caller: Caller, job_id: str) -> JobSnapshot:
-    snapshot = await services.read_job(job_id, caller.visible_owner)
-    set_job_id(http, job_id)
-    return snapshot

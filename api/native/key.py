@@ -4,7 +4,6 @@ from fastapi import APIRouter
 from pydantic import BaseModel, Field
 
 from api.edge.authentication import CallerDep
-from api.problems import problem_responses
 from api.services import ServicesDep
 
 router = APIRouter(tags=["service"])
@@ -18,9 +17,7 @@ class KeyView(BaseModel):
     is_admin: bool = Field(description="Whether it sees the jobs of all keys, and may load and unload models")
 
 
-@router.get(
-    "/api/key", operation_id="getKey", responses=problem_responses("unauthorized", "rate-limited", "store-unavailable")
-)
+@router.get("/api/key", operation_id="getKey")
 async def get_key(services: ServicesDep, caller: CallerDep) -> KeyView:
     """Get the name of your API key, and what it may do. If no keys are set, every caller may do everything."""
     return KeyView(

@@ -20,22 +20,15 @@ from shared.workers.models import ModelRecords
 
 router = APIRouter(tags=["models"])
 
-LIST_PROBLEMS = problem_responses("unauthorized", "rate-limited", "store-unavailable")
-FIND_PROBLEMS = problem_responses(
-    "unauthorized", "invalid-request", "model-not-found", "rate-limited", "store-unavailable"
-)
-MANAGE_PROBLEMS = {
-    **FIND_PROBLEMS,
-    **problem_responses("forbidden"),
-    **problem_responses("backend-unavailable", "model-unavailable", "store-unavailable"),
-}
+FIND_PROBLEMS = problem_responses("invalid-request", "model-not-found")
+MANAGE_PROBLEMS = {**FIND_PROBLEMS, **problem_responses("forbidden", "backend-unavailable", "model-unavailable")}
 
 
 class ModelDetails(ModelView):
     capabilities: dict[str, Any] | None = Field(description="JSON Schema of the accepted fields; null while unknown")
 
 
-@router.get("/api/models", operation_id="listModels", response_model=ModelListView, responses=LIST_PROBLEMS)
+@router.get("/api/models", operation_id="listModels", response_model=ModelListView)
 async def list_models(services: ServicesDep) -> Response:
     """List the models that requests may name, with their states, defaults and limits."""
     # On a thread: a catalogue may have thousands of models.

@@ -35,7 +35,7 @@ class WebhookListView(BaseModel):
 @router.get(
     "/api/webhooks",
     operation_id="listWebhooks",
-    responses=problem_responses("unauthorized", "invalid-request", "rate-limited", "store-unavailable"),
+    responses=problem_responses("invalid-request"),
 )
 async def list_webhooks(
     services: ServicesDep,
@@ -55,9 +55,7 @@ async def list_webhooks(
     "/api/webhooks/{webhook_id}/redeliver",
     operation_id="redeliverWebhook",
     status_code=202,
-    responses=problem_responses(
-        "unauthorized", "forbidden", "invalid-request", "webhook-not-found", "rate-limited", "store-unavailable"
-    ),
+    responses=problem_responses("forbidden", "invalid-request", "webhook-not-found"),
 )
 async def redeliver_webhook(
     services: ServicesDep, caller: CallerDep, response: Response, webhook_id: Annotated[str, Path(pattern=WEBHOOK_ID)]

@@ -5,7 +5,6 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from api.edge.authentication import CallerDep
-from api.problems import problem_responses
 from api.protocols.model_names import ModelNames, NamedModel
 from api.protocols.replicate.models import version_object
 from api.services import ServicesDep
@@ -24,9 +23,7 @@ async def list_models(http: Request, services: ServicesDep, _: CallerDep) -> dic
     return {"object": "list", "data": entries, "results": entries, "next": None, "previous": None}
 
 
-@router.get(
-    "/v1/models/{model:path}", operation_id="getCompatibleModel", responses=problem_responses("model-not-found")
-)
+@router.get("/v1/models/{model:path}", operation_id="getCompatibleModel")
 async def get_model(http: Request, services: ServicesDep, _: CallerDep, model: str) -> dict[str, Any]:
     """One model. Its name may contain slashes; Replicate's clients put an owner before others: `imagegen/NAME`."""
     names, name = await ModelNames.read(services), model_name(model)

@@ -1,18 +1,18 @@
 """Completes /openapi.json with what FastAPI leaves out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
-from api.edge.public_paths import PUBLIC
+from api.edge.public_paths import LIMITED_LOCALLY, PUBLIC
 from api.problems import STATUS, Problem, problem_responses
 from api.protocols.mcp import openapi as mcp
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
 from api.protocols.registration import ProtocolRoutes
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.views import EXAMPLE
+from shared.jobs.views import example_view
 
 #: The ways to send an API key; one is enough.
 SECURITY = {
@@ -32,7 +32,8 @@ MIDDLEWARE_ERRORS = (
     "headers-too-large",
     "rate-limited",
 )
-
+#: Those of routes that need a key, and of routes whose requests are counted in Redis.
+KEY_ERROR, STORE_ERROR = "unauthorized", "store-unavailable"
 
 #: Statuses of the errors that routes of other protocols may answer.
 PROTOCOL_STATUSES = (400, 401, 402, 403, 404, 408, 413, 415, 421, 422, 429, 431, 500, 502, 503, 504, 507)
@@ -58,10 +59,10 @@ def install(app: FastAPI, protocols: Sequence[ProtocolRoutes], *, with_mcp: bool
         )
         schemas |= referenced["$defs"]
         # As an example of the model it would lose its nulls.
-        schemas["JobView"]["examples"] = [EXAMPLE]
+        schemas["JobView"]["examples"] = [example_view().model_dump(mode="json")]
         described["components"]["securitySchemes"] = SECURITY
         described["components"]["responses"] = {
-            code: problem_responses(code)[STATUS[code]] for code in MIDDLEWARE_ERRORS
+            code: problem_responses(code)[STATUS[code]] for code in (*MIDDLEWARE_ERRORS, KEY_ERROR, STORE_ERROR)
         }
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -74,11 +75,25 @@ def install(app: FastAPI, protocols: Sequence[ProtocolRoutes], *, with_mcp: bool
                 if (tag := operation.get("tags", [""])[-1]) in tags:
                     _describe_errors(operation, tags[tag].protocol)
                     continue
-                for code in MIDDLEWARE_ERRORS:
-                    operation["responses"].setdefault(str(STATUS[code]), {"$ref": f"#/components/responses/{code}"})
+                for code in _middleware_errors(path):
+                    _add_error(operation["responses"], code)
         return described
 
     app.openapi = openapi  # type: ignore[method-assign]
+
+
+def _middleware_errors(path: str) -> Iterator[str]:
+    yield from MIDDLEWARE_ERRORS
+    if path not in PUBLIC:
+        yield KEY_ERROR
+    if path not in LIMITED_LOCALLY:
+        yield STORE_ERROR
+
+
+def _add_error(responses: dict[str, Any], code: str) -> None:
+    known = responses.setdefault(str(STATUS[code]), {"$ref": f"#/components/responses/{code}"})
+    if "description" in known and code not in known["description"].split(", "):
+        known["description"] += f", {code}"
 
 
 def _error_response(routes: ProtocolRoutes) -> dict[str, Any]:

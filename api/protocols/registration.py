@@ -1,7 +1,7 @@
 """The protocols of other services that this one speaks: their routes, paths and errors."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,16 +98,15 @@ def enabled_protocols(protocols: Iterable[ApiProtocol]) -> tuple[ProtocolRoutes,
     return tuple(routes for routes in ALL if routes.protocol in wanted)
 
 
-def renderers_by_prefix(protocols: Iterable[ProtocolRoutes]) -> dict[str, ErrorRenderer]:
-    return {prefix: routes.render_error for routes in protocols for prefix in routes.prefixes}
-
-
-def renderers_by_path(protocols: Iterable[ProtocolRoutes]) -> dict[re.Pattern[str], ErrorRenderer]:
-    """By the paths of the routes, in their order. Of two protocols that share one, the last has it."""
-    return {
+def error_renderers(protocols: Sequence[ProtocolRoutes]) -> dict[re.Pattern[str], ErrorRenderer]:
+    """By the paths of the routes, in their order; of two protocols that share one, the last has it. Then by prefix."""
+    renderers = {
         route.path_regex: routes.render_error
         for routes in protocols
         for router in routes.routers
         for route in router.routes
         if isinstance(route, APIRoute)
     }
+    prefixes = {prefix: routes.render_error for routes in protocols for prefix in routes.prefixes}
+    longest_first = sorted(prefixes.items(), key=lambda entry: -len(entry[0]))
+    return renderers | {re.compile(rf"{re.escape(prefix)}(/|$)"): renderer for prefix, renderer in longest_first}

@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse, Response
 
 from api.delivery.image_files import client_has
 from api.edge.public_paths import STUDIO_FILES, STUDIO_FOLDER, STUDIO_PATH
+from api.edge.security_headers import content_security_policy
 from api.services import Services, ServicesDep
 from shared.errors import NotFound
 
@@ -62,20 +63,16 @@ def _page(prefix: str, flower_port: int, *, needs_key: bool) -> StaticFile:
 def _policy(bucket: str) -> str:
     """`bucket` is the origin that image links redirect to; '' if this server sends all images."""
     elsewhere = f" {bucket}" if bucket else ""
-    directives = {
-        "default-src": "'none'",
+    allowed = {
         "script-src": "'self'",
         "style-src": "'self'",
         # Previews are data: URLs; images that were chosen or painted are blob: URLs.
         "img-src": f"'self' blob: data:{elsewhere}",
         "connect-src": f"'self'{elsewhere}",
-        "frame-ancestors": "'none'",
-        "base-uri": "'none'",
-        "form-action": "'none'",
         "require-trusted-types-for": "'script'",
         "trusted-types": "'none'",
     }
-    return "; ".join(f"{name} {value}" for name, value in directives.items())
+    return content_security_policy(allowed)
 
 
 @router.head("/")

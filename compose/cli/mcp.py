@@ -23,7 +23,7 @@ def serve(url: str, key: str | None) -> None:
         import mcp  # noqa: F401 - not part of every installation
     except ImportError:
         raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
-    # Its errors are sentences: those of MCP's client are not.
+    # This client explains errors in a sentence; MCP's client does not.
     ApiClient(url, create_console(), key).read("/health", "status", "version")
     # Python would wait for the thread that reads the next message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)

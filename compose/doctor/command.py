@@ -9,10 +9,10 @@ from compose.doctor.checks.models.token import token_of
 from compose.doctor.findings import problem
 from compose.doctor.installation import Installation
 from compose.doctor.report import print_json, print_results
+from shared.access.secrets import Secrets
 from shared.errors import ConfigurationError
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
-from shared.settings.secrets import Secrets
 
 
 def run(console: Console, *, as_json: bool) -> bool:

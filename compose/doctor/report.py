@@ -8,7 +8,7 @@ from rich.markup import escape
 
 from compose.doctor.check_runner import CheckResult
 from compose.doctor.findings import Finding, Level
-from shared.settings.secrets import Secrets
+from shared.access.secrets import Secrets
 
 _MARKS = {Level.OK: "[green]✓[/]", Level.WARNING: "[yellow]![/]", Level.PROBLEM: "[bold red]✗[/]"}
 

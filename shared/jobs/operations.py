@@ -99,7 +99,7 @@ class Jobs:
         return Operation("jobs/create", keys, args, _admission)
 
     def ping_listeners(self) -> Operation[int]:
-        """Show all that listen to `channel` that their server is the one that this operation reaches."""
+        """Publish a ping, so that subscribers to `channel` know that they listen to the current server."""
         return Operation("jobs/ping_listeners", [self.channel], [], int)
 
     def _queue(self, backend: Backend) -> list[str]:

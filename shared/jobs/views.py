@@ -2,84 +2,18 @@
 
 import base64
 from collections.abc import Mapping
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, JsonValue
+from pydantic import BaseModel, Field
 
 from shared.access.links import Links
 from shared.jobs.job import Image, Job, JobError, ModelLoad, Progress, Timings
+from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol, Backend, WebhookEvent
 from shared.webhooks.deliveries import Delivery, without_query
-
-#: A JobView as /openapi.json shows it.
-EXAMPLE: JsonValue = {
-    "id": "019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
-    "state": "succeeded",
-    "backend": "sd",
-    "owner": None,
-    "origin": "native",
-    "model": "starter",
-    "model_revision": None,
-    "label": None,
-    "metadata": None,
-    "progress": None,
-    "queue_position": None,
-    "estimated_wait_seconds": None,
-    "waiting_for": None,
-    "loading": None,
-    "attempt": 1,
-    "pinned": False,
-    "created_at": "2026-11-23T10:00:00Z",
-    "started_at": "2026-11-23T10:00:00.004000Z",
-    "finished_at": "2026-11-23T10:00:00.420000Z",
-    "request": {
-        "prompt": "a red heart on a blue background",
-        "width": 128,
-        "height": 128,
-        "num_inference_steps": 20,
-        "guidance_scale": 4.0,
-        "seed": 42,
-        "num_images": 1,
-        "output_format": "png",
-        "response_format": "url",
-        "priority": "normal",
-    },
-    "images": [
-        {
-            "index": 0,
-            "url": "http://localhost:7860/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/images/0",
-            "b64_json": None,
-            "media_type": "image/png",
-            "width": 128,
-            "height": 128,
-            "seed": 42,
-            "bytes": 12345,
-            "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
-            "flagged": False,
-        }
-    ],
-    "error": None,
-    "warnings": [],
-    "timings": {
-        "queued_ms": 4,
-        "generate_ms": 410,
-        "encode_ms": 2,
-        "total_ms": 420,
-        "step_ms": 19.3,
-        "batch_size": None,
-        "acceleration": "safe: CUDA graphs (1)",
-    },
-    "reused_from": None,
-    "providers": [],
-    "webhook": None,
-    "links": {
-        "self": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
-        "events": "/api/jobs/019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a/events",
-    },
-}
 
 
 class ImageView(Image):
@@ -243,3 +177,38 @@ def _images(job: Job, links: Links, images: Mapping[int, bytes]) -> list[ImageVi
         )
         for image in job.images
     ]
+
+
+def example_view() -> JobView:
+    """As /openapi.json shows it."""
+    created_at = datetime(2026, 11, 23, 10, tzinfo=UTC)
+    job = Job(
+        id="019aaf3e-6a1c-7b61-9c0e-3f1f7d1c2b4a",
+        state=State.SUCCEEDED,
+        backend=Backend.SD,
+        model="starter",
+        request=GenerationRequest(
+            prompt="a red heart on a blue background",
+            width=128,
+            height=128,
+            num_inference_steps=20,
+            guidance_scale=4,
+            seed=42,
+        ),
+        attempt=1,
+        created_at=created_at,
+        started_at=created_at + timedelta(milliseconds=4),
+        finished_at=created_at + timedelta(milliseconds=420),
+        images=(
+            Image(index=0, media_type="image/png", width=128, height=128, seed=42, bytes=12345, sha256="9f86d081" * 8),
+        ),
+        timings=Timings(
+            queued_ms=4,
+            generate_ms=410,
+            encode_ms=2,
+            total_ms=420,
+            step_ms=19.3,
+            acceleration="safe: CUDA graphs (1)",
+        ),
+    )
+    return job_view(JobSnapshot(job), Links("http://localhost:7860", None))

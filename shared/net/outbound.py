@@ -192,7 +192,7 @@ class OutboundClient:
             threading.Thread(target=look_up, name="lookup", daemon=True).start()
         except RuntimeError:
             self._lookups.release()
-            raise ConnectionFailed("The system allows this service no further thread.") from None
+            raise ConnectionFailed("The system allows no more threads for this service.") from None
         try:
             return result.result(budget.require_time())
         except TimeoutError:

@@ -6,7 +6,7 @@ reported by webhooks.
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal
 
 from shared.errors import ConfigurationError
 from shared.settings.explanations import install_command
@@ -33,28 +33,17 @@ class Span:
     children: tuple["Span", ...] = ()
 
 
-class Tracing(Protocol):
-    is_on: bool
-    provider: "TracerProvider | None"
+class Tracing:
+    """Exports nothing: tracing is off."""
 
-    def record(self, span: Span, traceparent: str) -> None:
-        """Export the span as a child of the trace context, or as a root if that is ''."""
-        ...
-
-    def close(self) -> None:
-        """Export the remaining spans. Blocks for a limited time."""
-        ...
-
-
-class NoTracing:
     is_on = False
     provider: "TracerProvider | None" = None
 
-    def record(self, *_: object) -> None:
-        pass
+    def record(self, span: Span, traceparent: str) -> None:
+        """Export the span as a child of the trace context, or as a root if that is ''."""
 
     def close(self) -> None:
-        pass
+        """Export the remaining spans. Blocks for a limited time."""
 
 
 #: Starts exporting in the calling process only: the exporter is a thread, which a fork does not copy.
@@ -65,7 +54,7 @@ def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
     """Raises ConfigurationError if tracing is on but its packages are missing."""
     wanted = [name for name in ENDPOINT_VARIABLES if environ.get(name)]
     if not wanted or environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return NoTracing()
+        return Tracing()
     try:
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
         from opentelemetry.sdk.resources import Resource
@@ -82,14 +71,14 @@ def start_tracing(service: str, environ: Mapping[str, str]) -> Tracing:
     return OpenTelemetryTracing(provider)
 
 
-class OpenTelemetryTracing:
+class OpenTelemetryTracing(Tracing):
     is_on = True
 
     def __init__(self, provider: "TracerProvider") -> None:
         from opentelemetry.trace import SpanKind
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-        self.provider: TracerProvider | None = provider
+        self.provider = provider
         self._shutdown = provider.shutdown
         self._tracer = provider.get_tracer("imagegen")
         self._contexts = TraceContextTextMapPropagator()

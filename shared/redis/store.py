@@ -160,7 +160,7 @@ def _translated() -> Iterator[None]:
     except (redis.exceptions.ConnectionError, redis.exceptions.TimeoutError, TimeoutError) as error:
         raise StoreUnavailable from error
     except redis.exceptions.InvalidResponse as error:
-        logger.warning("what answers in place of Redis is something else: %s", error)
+        logger.warning("the server that responds in place of Redis is not Redis: %s", error)
         raise StoreUnavailable from error
     except redis.exceptions.ResponseError as error:
         word, _, wait_ms = str(error).partition(" ")
@@ -168,7 +168,7 @@ def _translated() -> Iterator[None]:
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
         if _is_denied(error):
             # Like a password, permissions may change.
-            logger.warning("Redis denies its user what this service needs: %s", error)
+            logger.warning("Redis does not give this user the permissions that the service needs: %s", error)
         elif not _may_pass(error):
             raise
         raise StoreUnavailable from error
@@ -179,7 +179,7 @@ def _is_denied(error: redis.exceptions.ResponseError) -> bool:
 
 
 def _may_pass(error: redis.exceptions.ResponseError) -> bool:
-    """Whether it is about the present state of the server, and not about the command."""
+    """Whether the error comes from the current state of the server, and not from the command."""
     in_script = _IN_SCRIPT.search(str(error))
     word = in_script[1] if in_script else str(error).partition(" ")[0]
     return isinstance(error, _CANNOT_WRITE) or word in _CANNOT_WRITE_WORDS

@@ -23,9 +23,9 @@ logger = logging.getLogger(__name__)
 
 #: Object that each process writes at start, so that missing permissions show before an image is made.
 PROBE = ".imagegen"
-#: What the service answers, as XML.
+#: The XML of an error response.
 _ANSWER = re.compile(r"(?:<\?xml[^>]*>\s*)?<Error>\s*<Code>([^<]*)</Code>(?:\s*<Message>([^<]*)</Message>)?")
-#: It will not accept the same request later: a wrong region or an expired token, for example.
+#: Errors that a retry cannot repair, such as a wrong region or an expired token.
 _REFUSED = re.compile(r"status code: 4(?!08|29)[0-9][0-9]")
 
 
@@ -113,12 +113,12 @@ def _log_unavailable(error: Exception) -> StorageUnavailable:
 
 
 def _first_line(error: Exception) -> str:
-    """With what the service answers, and without the lines that describe internals of the library."""
+    """The first line, or the error that the service sent. The other lines describe internals of the library."""
     text = str(error)
     answer = _ANSWER.search(text)
     return f"{text[: answer.start()]}{_quoted(answer)}" if answer else text.partition("\n")[0]
 
 
 def _quoted(answer: re.Match[str]) -> str:
-    """Its code and its message: the rest has keys and signatures."""
+    """Code and message of the error response: the rest contains keys and signatures."""
     return ": ".join(part.strip().rstrip(".") for part in answer.groups() if part)

@@ -14,9 +14,7 @@ class ModelLoader(KnownModels, Protocol):
     """Finds and loads models. It does not know which ones are in memory."""
 
     def expected_sizes(self, model: str) -> Sizes:
-        """Memory that a model is expected to take: measured before, or the size of its files. Parts that are in memory
-        already have the same keys as in the models that have them.
-        """
+        """Memory that a model will take, as measured before or by its files. Parts in memory have their usual keys."""
         ...
 
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:

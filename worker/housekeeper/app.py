@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 #: Seconds between rounds. A job of a dead worker waits for at most LEASE_MS and two rounds of the first.
 REAP_SECONDS, RETENTION_SECONDS = 4.0, 600.0
-#: Images are not older.
+#: More days than any image is old; larger settings would exceed what dates can express.
 MAX_DAYS = 36_500
 #: How often the liveness file is touched; see worker.alive.
 TOUCH_SECONDS = 2.0
@@ -153,7 +153,7 @@ def retention_rules(settings: Settings) -> RetentionRules:
 
 
 def _days(days: int) -> timedelta | None:
-    """None for ever."""
+    """None keeps files forever."""
     return timedelta(days=min(days, MAX_DAYS)) if days else None
 
 

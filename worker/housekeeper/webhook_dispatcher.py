@@ -11,7 +11,7 @@ import redis
 from pydantic import ValidationError
 
 from shared.errors import StoreUnavailable
-from shared.observability.tracing import NoTracing, Span, StartTracing, Tracing
+from shared.observability.tracing import Span, StartTracing, Tracing
 from shared.redis.store import Store
 from shared.webhooks.deliveries import DeliveryState
 from shared.webhooks.outbox import DeliveryOutcome, Webhook, Webhooks
@@ -43,11 +43,11 @@ class WebhookDispatcher:
         sender: WebhookSender,
         retries: RetryPolicy,
         threads: int,
-        start_tracing: StartTracing = NoTracing,
+        start_tracing: StartTracing = Tracing,
     ) -> None:
         """`listener` is a connection for subscribing."""
         self._start_tracing = start_tracing
-        self._tracing: Tracing = NoTracing()
+        self._tracing = Tracing()
         self._store = store
         self._listener = listener
         self._webhooks = webhooks
@@ -83,7 +83,7 @@ class WebhookDispatcher:
                         if pubsub.get_message(timeout=10) is not None:
                             self._wake()
             except Exception as error:
-                # Only this thread learns of new webhooks: it must not end.
+                # Only this thread receives new webhooks, so it must not end.
                 logger.warning("the subscription to webhooks was lost (%s); resubscribing", type(error).__name__)
                 time.sleep(RECONNECT_SECONDS)
 
@@ -119,7 +119,7 @@ class WebhookDispatcher:
         return min(due_in, LONGEST_WAIT_SECONDS)
 
     def _start(self, webhook: Webhook) -> None:
-        """Raises RuntimeError if there can be no further thread: the webhook is sent once its lease has expired."""
+        """Raises RuntimeError if no thread can start: the webhook is then sent once its lease has expired."""
         with self._changed:
             threading.Thread(target=self._send, args=(webhook,), name=f"webhook-{webhook.id}", daemon=True).start()
             self._in_flight += 1

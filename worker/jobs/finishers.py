@@ -3,35 +3,25 @@
 import logging
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
 
-class Finisher(Protocol):
-    def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
-        """Call `work`, then `then`, even if `work` raises."""
-        ...
-
-    def drain(self) -> None:
-        """Wait until no work is left."""
-        ...
-
-
-class InlineFinisher:
+class Finisher:
     """Finishes jobs before `run` returns; for jobs that run side by side on threads anyway."""
 
     def run(self, work: Callable[[], None], then: Callable[[], None]) -> None:
+        """Call `work`, then `then`, even if `work` raises."""
         try:
             work()
         finally:
             then()
 
     def drain(self) -> None:
-        pass
+        """Wait until no work is left."""
 
 
-class BackgroundFinisher:
+class BackgroundFinisher(Finisher):
     """Finishes jobs on one thread. `run` waits for the work before, so that nothing piles up."""
 
     def __init__(self) -> None:
@@ -49,6 +39,6 @@ class BackgroundFinisher:
 
 def _run_logged(work: Callable[[], None], then: Callable[[], None]) -> None:
     try:
-        InlineFinisher().run(work, then)
+        Finisher().run(work, then)
     except Exception:
         logger.exception("a job could not be finished; its lease will expire")

@@ -12,9 +12,9 @@ from functools import partial
 from shared.errors import ImagegenError, InternalError
 from shared.jobs.job import Job, JobError, Timings
 from shared.observability import logs
-from shared.observability.tracing import NoTracing, Tracing
+from shared.observability.tracing import Tracing
 from worker.jobs.claims import Claim, JobClaimer
-from worker.jobs.finishers import Finisher, InlineFinisher
+from worker.jobs.finishers import Finisher
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
 from worker.jobs.monitor import JobMonitor, WorkerStopping
 from worker.jobs.rendering import Renderer, Rendering
@@ -50,8 +50,8 @@ class Runner:
     job_store: JobStore
     result_cache: ResultCache | None = None
     """None renders every image anew."""
-    finisher: Finisher = field(default_factory=InlineFinisher)
-    tracing: Tracing = field(default_factory=NoTracing)
+    finisher: Finisher = field(default_factory=Finisher)
+    tracing: Tracing = field(default_factory=Tracing)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stopping: threading.Event = field(default_factory=threading.Event)
     """Once set, every running job is left as it is as soon as that costs nothing."""

@@ -2,12 +2,10 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import closing, suppress
-from urllib.parse import unquote, urlsplit
 
-from pydantic import SecretStr
-
+from shared.access.secrets import Secrets
 from shared.errors import StoreUnavailable
 from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
@@ -43,20 +41,10 @@ def backoff_seconds(failures: int, maximum: float) -> float:
 
 def redact(settings: WorkerSettings, reason: str) -> str:
     """Remove secrets, and paths that the operator did not configure: every API key may read the reason."""
-    text = " ".join(reason.split())
-    for secret in sorted(_secrets(settings), key=len, reverse=True):
-        text = text.replace(secret, "***")
+    text = Secrets.of(settings).redact(" ".join(reason.split()))
     configured = _configured_paths(settings)
     text = _PATH.sub(lambda path: path[0] if path[0].startswith(configured) else f"…/{path[1]}", text)
     return text[:MAX_REASON_LENGTH]
-
-
-def _secrets(settings: WorkerSettings) -> Iterator[str]:
-    for _, value in settings:
-        if isinstance(value, SecretStr) and value.get_secret_value():
-            yield value.get_secret_value()
-    if password := urlsplit(settings.redis_url).password:
-        yield from (password, unquote(password))
 
 
 def _configured_paths(settings: WorkerSettings) -> tuple[str, ...]:

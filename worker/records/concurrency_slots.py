@@ -1,6 +1,5 @@
 """Holding a concurrency slot while a job calls a provider."""
 
-import logging
 import threading
 import time
 import uuid
@@ -10,8 +9,7 @@ from contextlib import contextmanager, suppress
 from shared.errors import StoreUnavailable
 from shared.redis.concurrency_slots import SLOT_RENEW_SECONDS, ConcurrencySlots
 from shared.redis.store import Store
-
-logger = logging.getLogger(__name__)
+from worker.records.redis_retry import errors_logged
 
 #: Pause between two attempts to acquire a slot.
 RETRY_SECONDS = 0.2
@@ -57,9 +55,5 @@ class RedisConcurrencySlots:
             with self._lock:
                 holders = sorted(self._holders)
             if holders:
-                try:
+                with errors_logged("a renewal of slots"):
                     self._store.run(self._slots.renew(holders))
-                except StoreUnavailable:
-                    logger.debug("Redis does not answer; the next renewal follows")
-                except Exception:
-                    logger.exception("slots could not be renewed")

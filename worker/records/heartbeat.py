@@ -9,6 +9,7 @@ from shared.errors import StoreUnavailable
 from shared.redis.store import Store
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import HEARTBEAT_SECONDS, WorkerRecord, Workers
+from worker.records.redis_retry import errors_logged
 
 logger = logging.getLogger(__name__)
 
@@ -58,13 +59,9 @@ class Heartbeat:
             self._store.run(self._workers.unregister(self._record.id))
 
     def _beat(self, record: WorkerRecord) -> None:
-        try:
+        # A worker without heartbeats counts as lost.
+        with errors_logged("a heartbeat"):
             self._store.run(self._workers.heartbeat(record.model_copy(update={"memory": self._memory()})))
-        except StoreUnavailable:
-            logger.debug("Redis does not answer; the next heartbeat follows")
-        except Exception:
-            # A worker without heartbeats counts as lost: whatever goes wrong once, the next one has to come.
-            logger.exception("a heartbeat failed")
 
     def _memory(self) -> DeviceMemory | None:
         try:

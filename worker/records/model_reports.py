@@ -20,6 +20,7 @@ from worker.engines.base import ReportsPlacement, acceleration_of
 from worker.engines.held_models import HeldModel, added_bytes
 from worker.engines.loaded_models import LoadedModels
 from worker.records.heartbeat import Heartbeat
+from worker.records.redis_retry import errors_logged
 
 logger = logging.getLogger(__name__)
 
@@ -123,16 +124,11 @@ class ModelUpkeep:
 
     def _run(self) -> None:
         while not self._stopped.wait(COMMAND_SECONDS):
-            try:
+            with errors_logged("the upkeep of models"):
                 self._follow_commands()
                 self._models.expire()
                 if time.monotonic() >= self._scan_at:
                     self._publish()
-            except StoreUnavailable:
-                logger.debug("Redis does not answer; the models are published later")
-            except Exception:
-                # Whatever goes wrong once, new models must be found.
-                logger.exception("the upkeep of models failed")
 
     def _publish(self) -> None:
         begin = time.monotonic()

@@ -1,6 +1,5 @@
 """The job records that a worker reads and moves, in Redis."""
 
-import logging
 import math
 import threading
 import time
@@ -8,7 +7,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Sequence, Set
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from typing import Any
+from typing import TypeVar
 
 from shared.errors import StoreUnavailable
 from shared.jobs.job import Job, ModelLoad, Progress, QueuedJob
@@ -16,9 +15,9 @@ from shared.jobs.operations import LEASE_MS, Jobs, ModelAffinity, ProgressReply
 from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store
 from worker.jobs.job_store import JobCancelled, JobLost
-from worker.records.redis_retry import retry_until_available
+from worker.records.redis_retry import errors_logged, retry_until_available
 
-logger = logging.getLogger(__name__)
+T = TypeVar("T")
 
 #: Progress is sent at most this often: sending and forwarding it takes CPU time from a model on the same cores.
 MIN_INTERVAL_SECONDS = 0.25
@@ -59,27 +58,25 @@ class RedisJobStore:
         self._load_reported_at = -math.inf
         self._reporter = ProgressReporter(store)
 
-    def run(self, operation: Operation[Any]) -> None:
-        """Run an operation that concerns no job, retried until Redis answers."""
-        retry_until_available(lambda: self._store.run(operation))
+    def run(self, operation: Operation[T]) -> T:
+        """Run an operation, retried until Redis answers."""
+        return retry_until_available(lambda: self._store.run(operation))
 
     def read(self, job_id: str) -> Job | None:
-        snapshot = retry_until_available(lambda: self._store.run(self._jobs.read(job_id)))
+        snapshot = self.run(self._jobs.read(job_id))
         return snapshot.job if snapshot else None
 
     def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
         if loaded is None:
-            return retry_until_available(lambda: self._store.run(self._jobs.peek_queue(self._backend, limit)))
+            return self.run(self._jobs.peek_queue(self._backend, limit))
         affinity = replace(self._affinity, loaded=loaded)
-        operation = self._jobs.next_in_queue(self._backend, limit, affinity, tried)
-        head = retry_until_available(lambda: self._store.run(operation))
+        head = self.run(self._jobs.next_in_queue(self._backend, limit, affinity, tried))
         if head.is_left_to_others:
             self._leave_to_others()
         return head.jobs
 
     def is_elsewhere(self, model: str) -> bool:
-        ask = self._is_elsewhere
-        return ask is not None and retry_until_available(lambda: self._store.run(ask(model)))
+        return self._is_elsewhere is not None and self.run(self._is_elsewhere(model))
 
     def _leave_to_others(self) -> None:
         """Return the wake-up that led here, and come back later in case the others are lost or too slow."""
@@ -109,7 +106,7 @@ class RedisJobStore:
         return recorded is not None and recorded.model_copy(update={"providers": job.providers}) == job
 
     def save_provider_tasks(self, job: Job) -> None:
-        _require_continue(retry_until_available(lambda: self._store.run(self._jobs.save_provider_tasks(job))))
+        _require_continue(self.run(self._jobs.save_provider_tasks(job)))
 
     @contextmanager
     def open_channel(self, job: Job) -> Iterator["RedisProgressChannel"]:
@@ -160,11 +157,9 @@ class ProgressReporter:
     def _run(self) -> None:
         while True:
             channels = self._wait_for_due()
-            try:
+            # Reports renew leases.
+            with errors_logged("a progress report"):
                 self.report(channels)
-            except Exception:
-                # Reports renew leases: whatever goes wrong once, the next round has to come.
-                logger.exception("a progress report failed")
 
     def _wait_for_due(self) -> list["RedisProgressChannel"]:
         """Block until a channel is due, and return all that are."""

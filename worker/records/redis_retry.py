@@ -1,8 +1,9 @@
-"""Retrying Redis operations whose result must not be lost."""
+"""What threads do when Redis does not answer: retry what must not be lost, or go on without."""
 
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from shared.errors import StoreUnavailable
@@ -25,3 +26,14 @@ def retry_until_available(call: Callable[[], T]) -> T:
             logger.warning("Redis does not answer; retrying in %.1f s", pause)
             time.sleep(pause)
             pause = min(2 * pause, MAX_BACKOFF_SECONDS)
+
+
+@contextmanager
+def errors_logged(work: str) -> Iterator[None]:
+    """For work that is done again and again: whatever goes wrong once, the next round has to come."""
+    try:
+        yield
+    except StoreUnavailable:
+        logger.debug("%s failed because Redis does not answer; the next round follows", work)
+    except Exception:
+        logger.exception("%s failed", work)

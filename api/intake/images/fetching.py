@@ -18,7 +18,7 @@ from shared.net.outbound import OutboundClient, Sink
 #: Timeout for all images of one request, whose caller waits.
 FETCH_SECONDS = 10.0
 MAX_THREADS = 16
-#: Of them, those that one caller's slow servers may occupy.
+#: Threads that one caller's slow servers may occupy.
 MAX_THREADS_PER_CALLER = MAX_THREADS // 2
 #: How long a fetch waits for a free thread.
 MAX_QUEUED_SECONDS = 10.0

@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import Request
 
 from api.field_errors import invalid_field
-from api.intake.json_body import MAX_VALUES, body_chunks, is_small, json_chunks, parse_body, require_json
+from api.intake.json_body import MAX_VALUES, body_chunks, is_small, parse_body, read_json, require_json
 from api.intake.json_request import decode_image
 from api.intake.json_uploads import JsonUploadReader
 from api.intake.uploads import RequestUploads, UploadStore, UploadWriter
@@ -30,11 +30,14 @@ def find_image(body: dict[str, Any]) -> list[ImageText]:
 
 @dataclass(frozen=True)
 class SeparateImage:
-    """A stored image, and the request uploads that it alone belongs to."""
+    """A stored image, which has request uploads of its own."""
 
-    uploads: RequestUploads
-    reference: str
     file: UploadWriter
+    reference: str
+
+    @property
+    def uploads(self) -> RequestUploads:
+        return self.file.uploads
 
 
 async def read_separate_images(
@@ -48,17 +51,14 @@ async def read_separate_images(
     Raises UnsupportedMediaType, InvalidRequest, InvalidImage, PayloadTooLarge, StorageFull and StorageUnavailable.
     """
     require_json(http)
-    owners: dict[UploadWriter, RequestUploads] = {}
 
     async def start() -> UploadWriter:
         uploads = await exits.enter_async_context(store.open_request())
-        writer = await uploads.start(exits)
-        owners[writer] = uploads
-        return writer
+        return await uploads.start(exits)
 
     reader = JsonUploadReader(start, MAX_VALUES)
     if is_small(http):
-        body = parse_body(b"".join([chunk async for chunk in json_chunks(http)]))
+        body = await read_json(http)
     else:
         body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
     if not isinstance(body, dict):
@@ -66,8 +66,7 @@ async def read_separate_images(
     images = []
     for image in find(body):
         writer = await _written(image, reader, start, store.max_bytes)
-        uploads = owners[writer]
-        images.append(SeparateImage(uploads, await uploads.finish(writer, image.pointer), writer))
+        images.append(SeparateImage(writer, await writer.finish(image.pointer)))
     return body, images
 
 

@@ -10,13 +10,9 @@ from fastapi import Request, Response
 from api.problems import failed_job_response, set_job_id
 from api.protocols.a1111.wire import GenerationBody
 from api.services import Services
-from shared.errors import ImageNotFound
-from shared.jobs.job import Image, Job
+from shared.jobs.job import Image
 from shared.jobs.snapshots import JobSnapshot
-from shared.jobs.states import State
 from shared.jobs.web_ui.infotext import generation_info
-
-CANCELLED = "The job was interrupted; it has no image."
 
 
 async def images_response(services: Services, http: Request, snapshot: JobSnapshot, body: GenerationBody) -> Response:
@@ -25,21 +21,13 @@ async def images_response(services: Services, http: Request, snapshot: JobSnapsh
     set_job_id(http, job.id)
     if job.error is not None:
         return failed_job_response(job.error, headers)
-    images = await available_images(services, job)
+    images = await services.inline_images.required(job)
     info, parameters = json.dumps(generation_info(job, images, services.version)), body.model_dump(by_alias=True)
     for name in parameters.keys() & {"init_images", "mask"}:
         parameters[name] = None
     shown = [] if body.send_images is False else images
     render = partial(_body, shown, parameters, info)
     return services.inline_images.response(job, render, shown, headers)
-
-
-async def available_images(services: Services, job: Job) -> Sequence[Image]:
-    """Raises ImageNotFound if there is none."""
-    images = await services.inline_images.available(job)
-    if not images:
-        raise ImageNotFound(CANCELLED if job.state is State.CANCELLED else "")
-    return images
 
 
 def _body(images: Sequence[Image], parameters: dict[str, Any], info: str, inline: Mapping[int, str]) -> str:

@@ -15,7 +15,6 @@ from api.intake.images.separate_images import ImageText, SeparateImage, find_ima
 from api.intake.openapi_bodies import model_request_body
 from api.intake.submissions import Translation
 from api.problems import failed_job_response
-from api.protocols.a1111.answers import available_images
 from api.protocols.a1111.wire import ExtrasBody
 from api.services import Services, ServicesDep
 from shared.jobs.job import Image, Job
@@ -72,7 +71,7 @@ async def _answer(
         job = (await wait_for_result(http, services, submission, own_scope)).job
         if job.error is not None:
             return failed_job_response(job.error, {"X-Job-Id": job.id})
-        enlarged.append((job, (await available_images(services, job))[0]))
+        enlarged.append((job, (await services.inline_images.required(job))[0]))
     headers = {"X-Job-Id": enlarged[-1][0].id}
     text = services.inline_images.texts(enlarged, f'{{"html_info": "", {before}', after + "}")
     return StreamingResponse(text, media_type="application/json", headers=headers)

@@ -13,7 +13,7 @@ from api.field_errors import validate
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.images.separate_images import find_image, read_separate_images
-from api.intake.json_body import json_chunks, parse_body, require_json
+from api.intake.json_body import read_json, require_json
 from api.intake.openapi_bodies import model_request_body
 from api.intake.submissions import translated_submission
 from api.protocols.a1111 import wire
@@ -75,7 +75,7 @@ async def get_options(services: ServicesDep, caller: CallerDep) -> dict[str, Any
 async def set_options(http: Request, services: ServicesDep, caller: CallerDep) -> None:
     """Choose the checkpoint of the caller's later requests; an empty one is the default. Other settings are ignored."""
     require_json(http)
-    options = validate(wire.OptionsBody, parse_body(b"".join([chunk async for chunk in json_chunks(http)])))
+    options = validate(wire.OptionsBody, await read_json(http))
     if options.sd_model_checkpoint is None:
         return
     chosen = (await Checkpoints.read(services)).find(options.sd_model_checkpoint)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from api.intake.openapi_bodies import json_content, request_body
+
 _TEXT = {"type": "string"}
 _SIZE = {"anyOf": [_TEXT, {"type": "object"}], "description": "A name such as square_hd, or width and height"}
 _BODY = {
@@ -9,21 +11,10 @@ _BODY = {
     "description": "Every field of a request, and the names that fal's models have for them",
     "properties": {"prompt": _TEXT, "image_size": _SIZE, "image_url": _TEXT, "mask_url": _TEXT},
 }
-BODY: dict[str, Any] = {"requestBody": {"required": True, "content": {"application/json": {"schema": _BODY}}}}
-RESULT: dict[int | str, dict[str, Any]] = {
-    200: {
-        "description": "The images",
-        "content": {
-            "application/json": {
-                "schema": {
-                    "type": "object",
-                    "properties": {
-                        "images": {"type": "array", "items": {"type": "object"}},
-                        "seed": {"type": "integer"},
-                    },
-                    "required": ["images", "seed"],
-                }
-            }
-        },
-    }
+_RESULT = {
+    "type": "object",
+    "properties": {"images": {"type": "array", "items": {"type": "object"}}, "seed": {"type": "integer"}},
+    "required": ["images", "seed"],
 }
+BODY = request_body(json_content(_BODY))
+RESULT: dict[int | str, dict[str, Any]] = {200: {"description": "The images", "content": json_content(_RESULT)}}

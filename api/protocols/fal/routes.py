@@ -1,5 +1,6 @@
 """The routes of fal's API: its queue below /fal, and calls that wait below /fal/run."""
 
+from functools import partial
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Path, Query, Request, Response
@@ -10,9 +11,9 @@ from api.edge.authentication import CallerDep
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep
 from api.intake.submissions import translated_submission
-from api.problems import failed_job_response, problem_responses, set_job_id
+from api.problems import failed_job_response
 from api.protocols.fal.openapi import BODY, RESULT
-from api.protocols.fal.translation import FalCall
+from api.protocols.fal.translation import translate
 from api.protocols.model_names import ModelNames
 from api.services import Services, ServicesDep
 from shared.errors import ImageNotFound, InvalidTransition
@@ -26,15 +27,14 @@ from shared.protocols.replicate import progress_line
 router = APIRouter()
 #: Part of the address; the id of the job suffices.
 AnyModel = Annotated[str, Path(alias="model")]
-_FIND = problem_responses("unauthorized", "job-not-found")
 
 
-@router.get("/fal/{model:path}/requests/{job_id}/status", operation_id="falGetStatus", responses=_FIND)
+@router.get("/fal/{model:path}/requests/{job_id}/status", operation_id="falGetStatus")
 async def get_status(
     http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str
 ) -> Response:
     """Where a request is: in the queue, in progress, or completed."""
-    snapshot = await _find(services, http, caller.visible_owner, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     status = {**_handle(services, http, job_id), **_status(snapshot)}
     return JSONResponse(status, 200 if snapshot.job.state.is_terminal else 202, {"X-Job-Id": job_id})
 
@@ -42,22 +42,22 @@ async def get_status(
 @router.get(
     "/fal/{model:path}/requests/{job_id}",
     operation_id="falGetResult",
-    responses={**RESULT, **_FIND, **problem_responses("image-not-found")},
+    responses=RESULT,
 )
 async def get_result(
     http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str
 ) -> Response:
     """The images of a completed request, or how it failed."""
-    snapshot = await _find(services, http, caller.visible_owner, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     if not snapshot.job.state.is_terminal:
         raise ImageNotFound(f"The request is {snapshot.job.state}: it has no images yet.")
     return await _result(services, http, snapshot)
 
 
-@router.put("/fal/{model:path}/requests/{job_id}/cancel", operation_id="falCancel", status_code=202, responses=_FIND)
+@router.put("/fal/{model:path}/requests/{job_id}/cancel", operation_id="falCancel", status_code=202)
 async def cancel(http: Request, services: ServicesDep, caller: CallerDep, _model: AnyModel, job_id: str) -> Response:
     """Cancel a request."""
-    await _find(services, http, caller.visible_owner, job_id)
+    await services.find_job(http, caller, job_id)
     try:
         await cancel_job(services, job_id)
     except InvalidTransition:
@@ -68,8 +68,8 @@ async def cancel(http: Request, services: ServicesDep, caller: CallerDep, _model
 @router.post("/fal/run/{model:path}", operation_id="falRun", responses=RESULT, openapi_extra=BODY)
 async def run(http: Request, services: ServicesDep, idempotency: IdempotencyDep, model: str) -> Response:
     """Make images and wait for them."""
-    call = FalCall(await ModelNames.read(services), model)
-    async with translated_submission(http, services, ApiProtocol.FAL, call.translate) as submission:
+    to_fields = partial(translate, await ModelNames.read(services), model)
+    async with translated_submission(http, services, ApiProtocol.FAL, to_fields) as submission:
         snapshot = await wait_for_result(http, services, submission, idempotency)
     return await _result(services, http, snapshot)
 
@@ -83,8 +83,8 @@ async def submit(
     fal_webhook: Annotated[str | None, Query(max_length=2048)] = None,
 ) -> Response:
     """Put a request into the queue."""
-    call = FalCall(await ModelNames.read(services), model, fal_webhook)
-    async with translated_submission(http, services, ApiProtocol.FAL, call.translate) as submission:
+    to_fields = partial(translate, await ModelNames.read(services), model, webhook=fal_webhook)
+    async with translated_submission(http, services, ApiProtocol.FAL, to_fields) as submission:
         snapshot = await submit_and_wait(http, services, submission, idempotency, 0)
     job_id = snapshot.job.id
     handle = {**_handle(services, http, job_id, model), **_status(snapshot)}
@@ -125,9 +125,3 @@ async def _result(services: Services, http: Request, snapshot: JobSnapshot) -> R
     if job.state is State.CANCELLED:
         raise ImageNotFound("The request was cancelled; it has no images.")
     return JSONResponse(fal.result(job, await services.links(http)), headers=headers)
-
-
-async def _find(services: Services, http: Request, owner: str | None, job_id: str) -> JobSnapshot:
-    snapshot = await services.read_job(job_id, owner)
-    set_job_id(http, job_id)
-    return snapshot

@@ -23,34 +23,26 @@ _SIZES = {
 }
 
 
-class FalCall:
-    """Translates the body of one call for the model in its path."""
-
-    def __init__(self, names: ModelNames, model: str, webhook: str | None = None) -> None:
-        self._names = names
-        self._model = model
-        self._webhook = webhook
-
-    def translate(self, body: dict[str, Any]) -> Translation:
-        """Raises InvalidRequest."""
-        inputs = {name: value for name, value in body.items() if value is not None}
-        translation = Translation.of_known(inputs, _READ)
-        fields = translation.fields
-        translation.rename(inputs, _NAMES)
-        translation.names["webhook_url"] = "fal_webhook"
-        if fields.get("image"):
-            fields.setdefault("prompt", VARIATION)
-        fields |= self._names.fields(model_name(self._model))
-        fields |= _size(inputs)
-        fields |= _loras(inputs)
-        fields.setdefault("fit_size", True)
-        if self._webhook:
-            fields |= {"webhook_url": self._webhook, "webhook_events": list(FINAL_EVENTS)}
-        checker = "the operator chooses the safety checker"
-        translation.ignore("enable_safety_checker", inputs.get("enable_safety_checker"), True, reason=checker)
-        translation.ignore("sync_mode", inputs.get("sync_mode"), False, reason="results have links to the images")
-        translation.ignore("acceleration", inputs.get("acceleration"), "none", reason="the operator chooses it")
-        return translation
+def translate(names: ModelNames, model: str, body: dict[str, Any], webhook: str | None = None) -> Translation:
+    """`model` is the one in the path of the call. Raises InvalidRequest."""
+    inputs = {name: value for name, value in body.items() if value is not None}
+    translation = Translation.of_known(inputs, _READ)
+    fields = translation.fields
+    translation.rename(inputs, _NAMES)
+    translation.names["webhook_url"] = "fal_webhook"
+    if fields.get("image"):
+        fields.setdefault("prompt", VARIATION)
+    fields |= names.fields(model_name(model))
+    fields |= _size(inputs)
+    fields |= _loras(inputs)
+    fields.setdefault("fit_size", True)
+    if webhook:
+        fields |= {"webhook_url": webhook, "webhook_events": list(FINAL_EVENTS)}
+    checker = "the operator chooses the safety checker"
+    translation.ignore("enable_safety_checker", inputs.get("enable_safety_checker"), True, reason=checker)
+    translation.ignore("sync_mode", inputs.get("sync_mode"), False, reason="results have links to the images")
+    translation.ignore("acceleration", inputs.get("acceleration"), "none", reason="the operator chooses it")
+    return translation
 
 
 def _size(inputs: Mapping[str, Any]) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from api.delivery.protocol_errors import RenderedError
+from api.delivery.protocol_errors import RenderedError, status_elsewhere
 from api.problems import Problem
 
 SCHEMA: Mapping[str, Any] = {
@@ -16,13 +16,10 @@ SCHEMA: Mapping[str, Any] = {
     },
     "required": ["error", "code"],
 }
-#: Wrong requests are 400 there.
-_WRONG_REQUESTS = frozenset({"invalid-request", "invalid-image", "content-rejected", "idempotency-mismatch"})
 
 
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
-    status = 400 if problem.code in _WRONG_REQUESTS else problem.status
     body = {"error": problem.detail, "code": problem.code, "retryable": problem.retryable}
     # A header is one line of Latin-1.
     message = " ".join(problem.detail.split()).encode("ascii", "replace").decode()
-    return RenderedError(status, json.dumps(body).encode(), {"X-Error-Message": message})
+    return RenderedError(status_elsewhere(problem), json.dumps(body).encode(), {"X-Error-Message": message})

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from api.intake.openapi_bodies import json_content, request_body
+
 _IMAGE_TYPES = ("image/png", "image/jpeg", "image/webp")
 _PARAMETERS = {
     "type": "object",
@@ -19,12 +21,7 @@ _BODY = {
     },
     "required": ["inputs"],
 }
-REQUEST: dict[str, Any] = {
-    "requestBody": {
-        "required": True,
-        "content": {"application/json": {"schema": _BODY}, **{kind: {} for kind in _IMAGE_TYPES}},
-    }
-}
+REQUEST = request_body({**json_content(_BODY), **{kind: {} for kind in _IMAGE_TYPES}})
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {"description": "The bytes of the image", "content": {kind: {} for kind in _IMAGE_TYPES}}
 }

@@ -3,7 +3,7 @@
 import asyncio
 import json
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 
 from api.delivery.events import job_events, retry_until_available
+from api.delivery.image_files import read_chunks
 from api.delivery.waiting import submit
 from api.edge.authentication import Caller
 from api.field_errors import invalid_field
@@ -20,17 +21,15 @@ from api.intake.json_request import StartedUpload, request_from_fields
 from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
-from shared.errors import ImageNotFound, InvalidTransition
+from shared.errors import InvalidTransition
 from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.jobs.types import ApiProtocol
-from shared.storage.images import image_name
 
 if TYPE_CHECKING:
     from mcp.server.mcpserver import Context
 
 #: Clients give up after 60 seconds.
 WAIT_SECONDS = 45
-CHUNK_BYTES = 1024 * 1024
 #: The image of an earlier job: its id, and which of its images.
 _JOB_IMAGE = re.compile(r"([0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})(?:/(\d{1,2}))?")
 
@@ -41,7 +40,7 @@ class BodyImages:
 
     uploads: RequestUploads
     find: Callable[[str], StartedUpload | None]
-    """By what stands for them there."""
+    """Finds an image by the placeholder in the arguments."""
 
 
 @dataclass(frozen=True)
@@ -112,13 +111,5 @@ class Call:
         job, index = (await self.find(match[1])).job, int(match[2] or 0)
         if index >= len(job.images) or job.images[index].flagged:
             raise invalid_field(f"/{name}", f"names an image that job {job.id} does not have")
-        return await self.images.uploads.store(self._chunks(image_name(job, index)), f"/{name}")
-
-    async def _chunks(self, file: str) -> AsyncIterator[bytes]:
-        start, size, storage = 0, 1, self.services.image_store.storage
-        while start < size:
-            chunk = await storage.read_chunk(file, start, start + CHUNK_BYTES)
-            if chunk is None or not chunk.data:
-                raise ImageNotFound
-            start, size = start + len(chunk.data), chunk.size
-            yield chunk.data
+        chunks = await read_chunks(self.services.image_store, job, job.images[index])
+        return await self.images.uploads.store(chunks, f"/{name}")

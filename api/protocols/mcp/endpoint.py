@@ -44,7 +44,7 @@ class McpEndpoint:
             if scope["method"] == "POST":
                 receive = await self._without_images(http, exits)
             elif scope["method"] == "GET":
-                # A stream without end.
+                # This opens an endless stream.
                 exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
             await manager.handle_request(scope, receive, send)
 

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from api.intake.openapi_bodies import json_content, request_body
 from api.problems import problem_responses
 
 TAG = "MCP"
@@ -47,22 +48,16 @@ _CALL = {
 
 def describe_paths() -> dict[str, Any]:
     """The operations of its path, by method."""
-    answer, events = {"schema": _ANSWER}, dict[str, Any]()
+    answer, events = json_content(_ANSWER), {"text/event-stream": dict[str, Any]()}
     errors = {str(status): described for status, described in problem_responses(*_ERRORS).items()}
-    refused = {"description": "The message is malformed", "content": {"application/json": answer}}
+    refused = {"description": "The message is malformed", "content": answer}
     post = {
         "operationId": "mcpMessage",
         "summary": "Send a message",
         "description": "Answers a request with its result, or with a stream of progress that ends in it.",
-        "requestBody": {
-            "required": True,
-            "content": {"application/json": {"schema": _MESSAGE, "examples": {"call": _CALL}}},
-        },
+        **request_body(json_content(_MESSAGE, examples={"call": _CALL})),
         "responses": {
-            "200": {
-                "description": "The answer",
-                "content": {"application/json": answer, "text/event-stream": events},
-            },
+            "200": {"description": "The answer", "content": {**answer, **events}},
             "202": {"description": "A notification was received"},
             **dict.fromkeys(("400", "404", "406"), refused),
             **errors,
@@ -73,7 +68,7 @@ def describe_paths() -> dict[str, Any]:
         "summary": "Listen",
         "description": "A stream for clients that expect one; this server sends nothing of its own accord.",
         "responses": {
-            "200": {"description": "Server-Sent Events", "content": {"text/event-stream": events}},
+            "200": {"description": "Server-Sent Events", "content": events},
             "406": refused,
             **errors,
         },

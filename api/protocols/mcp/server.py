@@ -1,5 +1,7 @@
 """The MCP server and its tools. Importing this module loads the SDK."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -8,12 +10,12 @@ from mcp.server.mcpserver.exceptions import ToolError
 from mcp_types import CallToolResult, InputRequiredResult, TextContent, ToolAnnotations
 from pydantic import Field
 
-from api.field_errors import near_field, summarize
+from api.field_errors import near_field
 from api.intake.submissions import MAX_UNKNOWN, NAME
-from api.problems import invalid_request
+from api.problems import invalid_request, problem_of
 from api.protocols.mcp import calls, results
 from api.services import Services
-from shared.errors import ImagegenError, InvalidRequest
+from shared.errors import ImagegenError
 
 INSTRUCTIONS = """Makes and edits images. A tool waits up to 45 seconds for its job. A job that takes longer goes on:
 call wait_for_job with its id. Results show small previews and link to the full images."""
@@ -146,7 +148,7 @@ class _Tools:
         ] = "preview",
     ) -> CallToolResult:
         """Show one image of a finished job."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.image_result(call, await call.find(job_id), index, full=size == "full")
 
@@ -157,38 +159,33 @@ class _Tools:
         seconds: Seconds = calls.WAIT_SECONDS,
     ) -> CallToolResult:
         """Wait for a job, and return its images once it has finished."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.job_result(call, await call.wait(job_id, seconds))
 
     async def cancel_job(self, ctx: Context[Any, Any], job_id: JobId) -> CallToolResult:
         """Cancel a queued job at once, or a running one at its next step."""
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             return await results.job_result(call, await call.cancel(job_id))
 
     async def list_models(self) -> CallToolResult:
         """List the models, with what each can do and how it is best used."""
-        with _ToolErrors():
+        with _tool_errors():
             return results.models_result(await self._services.models())
 
     async def _generate(self, ctx: Context[Any, Any], fields: dict[str, Any]) -> CallToolResult:
-        with _ToolErrors():
+        with _tool_errors():
             call = calls.Call.of(ctx, self._services)
             given = {name: value for name, value in fields.items() if value is not None}
             return await results.job_result(call, await call.generate(given))
 
 
-class _ToolErrors:
-    """Turns our errors into results that the model reads; the SDK hides the text of all others."""
-
-    def __enter__(self) -> None:
-        pass
-
-    def __exit__(self, _: object, error: BaseException | None, __: object) -> None:
-        if isinstance(error, RequestValidationError):
-            error = invalid_request(error)
-        if isinstance(error, ImagegenError):
-            fields = error.errors if isinstance(error, InvalidRequest) else ()
-            detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields)
-            raise ToolError(f"{detail or error.detail} ({error.code})") from error
+@contextmanager
+def _tool_errors() -> Iterator[None]:
+    """Turn our errors into results that the model reads; the SDK hides the text of all others."""
+    try:
+        yield
+    except (ImagegenError, RequestValidationError) as raised:
+        error = invalid_request(raised) if isinstance(raised, RequestValidationError) else raised
+        raise ToolError(f"{problem_of(error).detail} ({error.code})") from raised

@@ -11,10 +11,8 @@ from api.problems import failed_job_response
 from api.protocols.openai.wire import ImageParameters
 from api.services import Services
 from shared.access.links import Links
-from shared.errors import ImageNotFound
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobSnapshot
-from shared.jobs.states import State
 from shared.jobs.types import ResponseFormat
 
 #: This service counts no tokens, but clients read all of these.
@@ -34,22 +32,12 @@ async def images_response(
     job, headers = snapshot.job, {"X-Job-Id": snapshot.job.id, "x-request-id": snapshot.job.id}
     if job.error is not None:
         return failed_job_response(job.error, headers)
-    images = await available_images(services, job)
+    images = await services.inline_images.required(job)
     if job.request.response_format is ResponseFormat.URL:
         body = _body(job, images, parameters, await services.links(http), {})
         return Response(body, headers=headers, media_type="application/json")
     render = partial(_body, job, images, parameters, None)
     return services.inline_images.response(job, render, images, headers)
-
-
-async def available_images(services: Services, job: Job) -> Sequence[Image]:
-    """Raises ImageNotFound if there is none."""
-    if job.state is State.CANCELLED:
-        raise ImageNotFound("The job was cancelled; it has no image.")
-    images = await services.inline_images.available(job)
-    if not images:
-        raise ImageNotFound
-    return images
 
 
 def description(job: Job, image: Image, parameters: ImageParameters) -> dict[str, Any]:

@@ -4,11 +4,9 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from api.delivery.protocol_errors import RenderedError
+from api.delivery.protocol_errors import RenderedError, status_elsewhere
 from api.problems import Problem
 
-#: Wrong requests are 400 there.
-_STATUS = {"invalid-request": 400, "invalid-image": 400, "content-rejected": 400, "idempotency-mismatch": 400}
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 #: The codes that clients look for; all others are the service's own.
 _CODES = {"content-rejected": "content_policy_violation", "model-not-found": "model_not_found"}
@@ -34,7 +32,7 @@ SCHEMA: Mapping[str, Any] = {
 
 def error_object(problem: Problem, job_id: str | None) -> dict[str, Any]:
     """What stands under `error`. Clients show the message alone."""
-    status = _STATUS.get(problem.code, problem.status)
+    status = status_elsewhere(problem)
     kind = _TYPES.get(status, "server_error" if status >= 500 else "invalid_request_error")
     pointer = problem.errors[0].pointer.split("/")[1:2] if problem.errors else []
     error = {"message": problem.detail, "type": kind, "param": next(iter(pointer), None) or None}
@@ -48,4 +46,4 @@ def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:
         added["x-request-id"] = job_id
     # Clients of Replicate, which call the same paths below /v1/models, read `detail`.
     body = {"error": error_object(problem, job_id), "detail": problem.detail}
-    return RenderedError(_STATUS.get(problem.code, problem.status), json.dumps(body).encode(), added)
+    return RenderedError(status_elsewhere(problem), json.dumps(body).encode(), added)

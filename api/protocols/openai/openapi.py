@@ -3,7 +3,7 @@
 from typing import Any
 
 from api.intake.multipart_form import FORM_MEDIA_TYPE
-from api.intake.openapi_bodies import described_later
+from api.intake.openapi_bodies import described_later, json_content, request_body
 from api.protocols.openai.wire import ImageParameters
 from shared.jobs.types import OutputFormat, ResponseFormat
 
@@ -28,26 +28,26 @@ _BODY = {
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
         "description": "The images, or with `stream` their events",
-        "content": {"application/json": {"schema": _BODY}, "text/event-stream": {}},
+        "content": {**json_content(_BODY), "text/event-stream": {}},
     }
 }
 
 
 @described_later
 def generation_body() -> dict[str, Any]:
-    return _request_body({"application/json": _schema({}, ["prompt"])})
+    return request_body(json_content(_schema({}, ["prompt"])))
 
 
 @described_later
 def edit_body() -> dict[str, Any]:
     form = _schema({"image": {"type": "array", "items": _FILE, "minItems": 1}, "mask": _FILE}, ["prompt", "image"])
     json = _schema({"image": _IMAGES, "mask": _TEXT}, ["prompt", "image"])
-    return _request_body({FORM_MEDIA_TYPE: form, "application/json": json})
+    return request_body({FORM_MEDIA_TYPE: {"schema": form}, **json_content(json)})
 
 
 @described_later
 def variation_body() -> dict[str, Any]:
-    return _request_body({FORM_MEDIA_TYPE: _schema({"image": _FILE}, ["image"])})
+    return request_body({FORM_MEDIA_TYPE: {"schema": _schema({"image": _FILE}, ["image"])}})
 
 
 def _schema(images: dict[str, Any], required: list[str]) -> dict[str, Any]:
@@ -59,8 +59,3 @@ def _schema(images: dict[str, Any], required: list[str]) -> dict[str, Any]:
     }
     schema["properties"] = {**own, **images, **schema["properties"]}
     return {**schema, "title": "OpenAI image request", "required": required}
-
-
-def _request_body(schemas: dict[str, Any]) -> dict[str, Any]:
-    content = {media: {"schema": schema} for media, schema in schemas.items()}
-    return {"requestBody": {"required": True, "content": content}}

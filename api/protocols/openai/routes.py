@@ -1,12 +1,11 @@
 """The routes of the OpenAI API that make images."""
 
-from collections.abc import AsyncIterator
-from contextlib import ExitStack
-from typing import Annotated, Any
+from contextlib import AsyncExitStack
 
-from fastapi import APIRouter, Depends, Request, Response
-from fastapi.responses import StreamingResponse
+from fastapi import APIRouter, Request, Response
 
+from api.delivery.events import event_stream
+from api.delivery.stream_limit import ExitsDep
 from api.delivery.waiting import submit, wait_for_result
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.submissions import translated_submission
@@ -20,15 +19,6 @@ from shared.errors import NotFound
 from shared.jobs.types import ApiProtocol
 
 router = APIRouter()
-
-
-async def _until_answered() -> AsyncIterator[ExitStack]:
-    """Closed once the answer is sent, however that ends."""
-    with ExitStack() as exits:
-        yield exits
-
-
-ExitsDep = Annotated[ExitStack, Depends(_until_answered)]
 
 
 @router.post(
@@ -76,7 +66,9 @@ async def explain_base_url() -> None:
     raise NotFound("The base URL of OpenAI's clients ends in /v1 here.")
 
 
-async def _answer(http: Request, services: Services, scope: IdempotencyScope, exits: ExitStack, kind: Call) -> Response:
+async def _answer(
+    http: Request, services: Services, scope: IdempotencyScope, exits: AsyncExitStack, kind: Call
+) -> Response:
     call = ImageCall(kind, await ModelNames.read(services))
     async with translated_submission(http, services, ApiProtocol.OPENAI, call.translate) as submission:
         if not call.parameters.stream:
@@ -84,7 +76,5 @@ async def _answer(http: Request, services: Services, scope: IdempotencyScope, ex
             return await images_response(services, http, snapshot, call.parameters)
         exits.enter_context(services.stream_limit.slot(scope.caller.client_id))
         submitted = await submit(http, services, submission, scope, exits)
-    headers: dict[str, Any] = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no"}
-    headers |= {"X-Job-Id": submitted.job_id, "x-request-id": submitted.job_id}
-    events = JobStream(services, call, submitted).events()
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    headers = {"X-Job-Id": submitted.job_id, "x-request-id": submitted.job_id}
+    return event_stream(JobStream(services, call, submitted).events(), headers)

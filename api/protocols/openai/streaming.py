@@ -9,7 +9,7 @@ from typing import Any
 from api.delivery.events import job_events, retry_until_available
 from api.delivery.waiting import Submitted
 from api.problems import Problem, failed_job_problem, problem_of
-from api.protocols.openai.answers import available_images, description
+from api.protocols.openai.answers import description
 from api.protocols.openai.errors import error_object
 from api.protocols.openai.translation import ImageCall
 from api.services import Services
@@ -75,7 +75,7 @@ class JobStream:
         if job.error is not None:
             yield self._error(failed_job_problem(job.error))
             return
-        for image in await available_images(self._services, job):
+        for image in await self._services.inline_images.required(job):
             render = partial(self._completed_event, job, image)
             async for part in self._services.inline_images.chunks(job, render, [image]):
                 yield part

@@ -7,57 +7,39 @@ import asyncio
 import base64
 import json
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
 from datetime import UTC, datetime
-from typing import Annotated, Any
+from typing import Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Request, Response
 from fastapi.responses import StreamingResponse
 from uuid_utils import uuid7
 
+from api.delivery.inline_images import CHUNK_BYTES
+from api.delivery.stream_limit import ExitsDep
 from api.edge.authentication import CallerDep
 from api.field_errors import invalid_field
 from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm
-from api.problems import problem_responses
+from api.intake.openapi_bodies import request_body
 from api.services import ServicesDep
 from shared.errors import NotFound
 from shared.storage.object_store import HASH_PREFIX, Upload
 
 router = APIRouter()
-#: A multiple of 3, because base64 turns 3 bytes into 4 characters.
-CHUNK_BYTES = 384 * 1024
-
-
-async def _until_answered() -> AsyncIterator[AsyncExitStack]:
-    """Closed once the answer is sent, however that ends."""
-    async with AsyncExitStack() as exits:
-        yield exits
+_FORM = {
+    "type": "object",
+    "properties": {"content": {"type": "string", "format": "binary"}},
+    "required": ["content"],
+}
 
 
 @router.post(
     "/v1/files",
     operation_id="replicateCreateFile",
     status_code=201,
-    responses=problem_responses("invalid-request", "invalid-image", "payload-too-large", "storage-full"),
     response_class=Response,
-    openapi_extra={
-        "requestBody": {
-            "required": True,
-            "content": {
-                FORM_MEDIA_TYPE: {
-                    "schema": {
-                        "type": "object",
-                        "properties": {"content": {"type": "string", "format": "binary"}},
-                        "required": ["content"],
-                    }
-                }
-            },
-        }
-    },
+    openapi_extra=request_body({FORM_MEDIA_TYPE: {"schema": _FORM}}),
 )
-async def create_file(
-    http: Request, services: ServicesDep, caller: CallerDep, exits: Annotated[AsyncExitStack, Depends(_until_answered)]
-) -> Response:
+async def create_file(http: Request, services: ServicesDep, caller: CallerDep, exits: ExitsDep) -> Response:
     """Take an image, and answer with an address that an input may have in its place."""
     # Until the answer is sent, the image is a file: slow clients take no memory, and slots bound their files.
     exits.enter_context(services.stream_limit.slot(caller.client_id))
@@ -69,7 +51,7 @@ async def create_file(
             async for chunk in form.data():
                 await upload.write(chunk)
                 upload.check_size("/content")
-            size, reference = upload.file.size, await uploads.finish(upload, "/content")
+            size, reference = upload.file.size, await upload.finish("/content")
             media_type = f"image/{uploads.image_format(reference).lower()}"
             text = json.dumps(_file(reference, size, media_type, part.file_name or "file"))
             headers = {"Content-Length": str(len(text) + -(-size // 3) * 4)}
@@ -83,7 +65,7 @@ async def list_files(_: CallerDep) -> dict[str, Any]:
     return {"results": [], "next": None, "previous": None}
 
 
-@router.get("/v1/files/{file_id}", operation_id="replicateGetFile", responses=problem_responses("not-found"))
+@router.get("/v1/files/{file_id}", operation_id="replicateGetFile")
 async def get_file(_: CallerDep, file_id: str) -> dict[str, Any]:
     """No file is kept."""
     raise NotFound(f"The file {file_id[:40]} is not kept: send it again with the input.")

@@ -6,7 +6,6 @@ from fastapi import APIRouter
 
 from api.edge.authentication import CallerDep
 from api.models.offered import OfferedModel
-from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import ModelNotFound
 from shared.models.capabilities import RequestLimits
@@ -14,7 +13,6 @@ from shared.models.request_schema import request_schema
 from shared.protocols.replicate import model_name, version_id
 
 router = APIRouter()
-PROBLEMS = problem_responses("unauthorized", "model-not-found")
 #: Models have no date of their own, but clients read one.
 CREATED = "2025-11-26T00:00:00Z"
 #: Of the format of the schema: clients take the arrays of versions before 0.3.9 for iterators.
@@ -22,13 +20,13 @@ COG_VERSION = "0.16.0"
 _OUTPUT = {"type": "array", "items": {"type": "string", "format": "uri"}, "title": "Output"}
 
 
-@router.get("/v1/models/{owner}/{name}/versions", operation_id="replicateListVersions", responses=PROBLEMS)
+@router.get("/v1/models/{owner}/{name}/versions", operation_id="replicateListVersions")
 async def list_versions(services: ServicesDep, _: CallerDep, owner: str, name: str) -> dict[str, Any]:
     """The one version of a model that this service has."""
     return {"results": [await _version_of(services, owner, name)], "next": None, "previous": None}
 
 
-@router.get("/v1/models/{owner}/{name}/versions/{version}", operation_id="replicateGetVersion", responses=PROBLEMS)
+@router.get("/v1/models/{owner}/{name}/versions/{version}", operation_id="replicateGetVersion")
 async def get_version(services: ServicesDep, _: CallerDep, owner: str, name: str, version: str) -> dict[str, Any]:
     """A version of a model, with the JSON Schema of its inputs."""
     found = await _version_of(services, owner, name)

@@ -2,6 +2,8 @@
 
 from typing import Any
 
+from api.intake.openapi_bodies import json_content, request_body
+
 _TEXT = {"type": "string"}
 _INPUT = {
     "type": "object",
@@ -43,8 +45,8 @@ def prediction_body(*, needs_version: bool) -> dict[str, Any]:
     if needs_version:
         version = {**_TEXT, "description": "A model, or one of its versions"}
         schema = {**_BODY, "properties": {"version": version, **_BODY["properties"]}, "required": ["version", "input"]}
-    return {"requestBody": {"required": True, "content": {"application/json": {"schema": schema}}}}
+    return request_body(json_content(schema))
 
 
 def prediction_answer(status: int = 200) -> dict[int | str, dict[str, Any]]:
-    return {status: {"description": "The prediction", "content": {"application/json": {"schema": _PREDICTION}}}}
+    return {status: {"description": "The prediction", "content": json_content(_PREDICTION)}}

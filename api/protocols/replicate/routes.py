@@ -1,27 +1,28 @@
 """The routes of Replicate's API that make and follow predictions."""
 
-from collections.abc import AsyncIterator
 from contextlib import suppress
+from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
 
+from api.delivery.events import event_stream
 from api.delivery.negotiation import wait_seconds
+from api.delivery.stream_limit import StreamSlot
 from api.delivery.waiting import submit_and_wait
 from api.edge.authentication import CallerDep, charge
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
 from api.intake.submissions import translated_submission
-from api.problems import problem_responses, set_job_id
 from api.protocols.model_names import ModelNames
 from api.protocols.replicate.openapi import prediction_answer, prediction_body
 from api.protocols.replicate.predictions import prediction_object, prediction_response
 from api.protocols.replicate.streaming import prediction_events
-from api.protocols.replicate.translation import PredictionCall
+from api.protocols.replicate.translation import translate
 from api.services import Services, ServicesDep
 from shared.errors import Forbidden, InvalidTransition, NotFound
-from shared.jobs.snapshots import JobFilter, JobSnapshot
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.types import ApiProtocol
 
 router = APIRouter()
@@ -30,7 +31,6 @@ MAX_WAIT_SECONDS = 60
 PAGE_SIZE = 100
 #: What a page costs, as GET /api/jobs counts it.
 PAGE_COST = 4
-_FIND = problem_responses("unauthorized", "job-not-found")
 Prefer = Annotated[str, Header(description="`wait` or `wait=N`: wait up to N seconds for the end")]
 
 
@@ -67,10 +67,10 @@ async def create_model_prediction(
 async def _create(
     http: Request, services: Services, scope: IdempotencyScope, prefer: str, path: str | None
 ) -> Response:
-    call = PredictionCall(await ModelNames.read(services), path)
+    to_fields = partial(translate, await ModelNames.read(services), path)
     waits = "wait" in prefer
     seconds = wait_seconds(prefer, MAX_WAIT_SECONDS) if waits else 0
-    async with translated_submission(http, services, ApiProtocol.REPLICATE, call.translate) as submission:
+    async with translated_submission(http, services, ApiProtocol.REPLICATE, to_fields) as submission:
         snapshot = await submit_and_wait(http, services, submission, scope, seconds)
     # Clients that wait take every other status for the end.
     return await prediction_response(services, http, snapshot, 201, pending="starting")
@@ -96,54 +96,42 @@ async def list_predictions(
 @router.get(
     "/v1/predictions/{job_id}",
     operation_id="replicateGetPrediction",
-    responses={**prediction_answer(), **_FIND},
+    responses=prediction_answer(),
     response_class=Response,
 )
 async def get_prediction(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """A job as a prediction."""
-    return await prediction_response(services, http, await _find(services, http, caller.visible_owner, job_id))
+    return await prediction_response(services, http, await services.find_job(http, caller, job_id))
 
 
 @router.post(
     "/v1/predictions/{job_id}/cancel",
     operation_id="replicateCancelPrediction",
-    responses={**prediction_answer(), **_FIND},
+    responses=prediction_answer(),
     response_class=Response,
 )
 async def cancel_prediction(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Cancel a job; one that has ended stays as it is."""
-    snapshot = await _find(services, http, caller.visible_owner, job_id)
+    snapshot = await services.find_job(http, caller, job_id)
     with suppress(InvalidTransition):
         snapshot = await cancel_job(services, job_id)
     return await prediction_response(services, http, snapshot)
 
 
-async def _stream_slot(services: ServicesDep, caller: CallerDep) -> AsyncIterator[None]:
-    """Occupied until the stream ends."""
-    with services.stream_limit.slot(caller.client_id):
-        yield
-
-
 @router.get(
     "/v1/predictions/{job_id}/stream",
     operation_id="replicateStreamPrediction",
-    dependencies=[Depends(_stream_slot)],
+    dependencies=[StreamSlot],
     response_class=StreamingResponse,
-    responses={200: {"content": {"text/event-stream": {}}}, **_FIND},
+    responses={200: {"content": {"text/event-stream": {}}}},
 )
 async def stream_prediction(http: Request, services: ServicesDep, caller: CallerDep, job_id: str) -> Response:
     """Follow a job through Server-Sent Events: `logs`, `output`, `error` and `done`."""
-    await _find(services, http, caller.visible_owner, job_id)
-    headers = {"Cache-Control": "no-cache", "X-Accel-Buffering": "no", "X-Job-Id": job_id}
-    events = prediction_events(services, job_id, await services.links(http))
-    return StreamingResponse(events, media_type="text/event-stream", headers=headers)
+    await services.find_job(http, caller, job_id)
+    return event_stream(prediction_events(services, job_id, await services.links(http)), {"X-Job-Id": job_id})
 
 
-@router.get(
-    "/v1/webhooks/default/secret",
-    operation_id="replicateWebhookSecret",
-    responses=problem_responses("forbidden", "not-found"),
-)
+@router.get("/v1/webhooks/default/secret", operation_id="replicateWebhookSecret")
 async def get_webhook_secret(services: ServicesDep, caller: CallerDep) -> dict[str, str]:
     """The key that webhooks are signed with; only for the scope admin, because it signs those of all keys."""
     if not (caller.may_administer and services.settings.api_key):
@@ -151,9 +139,3 @@ async def get_webhook_secret(services: ServicesDep, caller: CallerDep) -> dict[s
     if services.settings.webhook_secret is None:
         raise NotFound("SD_WEBHOOK_SECRET is empty: webhooks are not signed.")
     return {"key": services.settings.webhook_secret.get_secret_value().split(",")[0].strip()}
-
-
-async def _find(services: Services, http: Request, owner: str | None, job_id: str) -> JobSnapshot:
-    snapshot = await services.read_job(job_id, owner)
-    set_job_id(http, job_id)
-    return snapshot

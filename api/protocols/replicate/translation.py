@@ -32,43 +32,35 @@ _EVENTS = {
 _RATIO, _SIZE = re.compile(r"(\d{1,4}):(\d{1,4})"), re.compile(r"(\d{1,5})x(\d{1,5})")
 
 
-class PredictionCall:
-    """Translates the body of one call for the model in its path, if there is one."""
+def translate(names: ModelNames, path: str | None, body: dict[str, Any]) -> Translation:
+    """`path` is the model in the path of the call, if there is one. Raises InvalidRequest and ModelNotFound."""
+    inputs = body.get("input")
+    if not isinstance(inputs, dict):
+        raise invalid_field("/input", "is missing" if inputs is None else "must be an object")
+    inputs = _with_sides({name: value for name, value in inputs.items() if value is not None})
+    translation = Translation.of_known(inputs, _READ)
+    fields = translation.fields
+    translation.rename(inputs, _NAMES)
+    translation.names.update({"webhook_url": "webhook", "webhook_events": "webhook_events_filter"})
+    fields |= names.fields(model_name(path) if path is not None else _model_of(body.get("version"), names.models))
+    if fields.get("output_format") == "jpg":
+        fields["output_format"] = "jpeg"
+    fields |= _size(inputs, fields, names.models)
+    fields.setdefault("fit_size", True)
+    fields |= _webhook(body)
+    return translation
 
-    def __init__(self, names: ModelNames, path: str | None = None) -> None:
-        self._names = names
-        self._path = path
 
-    def translate(self, body: dict[str, Any]) -> Translation:
-        """Raises InvalidRequest and ModelNotFound."""
-        inputs = body.get("input")
-        if not isinstance(inputs, dict):
-            raise invalid_field("/input", "is missing" if inputs is None else "must be an object")
-        inputs = _with_sides({name: value for name, value in inputs.items() if value is not None})
-        translation = Translation.of_known(inputs, _READ)
-        fields = translation.fields
-        translation.rename(inputs, _NAMES)
-        translation.names.update({"webhook_url": "webhook", "webhook_events": "webhook_events_filter"})
-        fields |= self._names.fields(self._model(body.get("version")))
-        if fields.get("output_format") == "jpg":
-            fields["output_format"] = "jpeg"
-        fields |= _size(inputs, fields, self._names.models)
-        fields.setdefault("fit_size", True)
-        fields |= _webhook(body)
-        return translation
-
-    def _model(self, version: object) -> str | None:
-        """The name of a model from a path, a version, or a path and a version."""
-        if self._path is not None:
-            return model_name(self._path)
-        if not isinstance(version, str):
-            raise invalid_field("/version", "is missing: name a model or one of its versions")
-        path, _, digest = version.rpartition(":")
-        if path:
-            return model_name(path)
-        entries = (model.entry for model in self._names.models)
-        names = {version_id(entry.name, entry.revision): entry.name for entry in entries}
-        return names.get(digest, model_name(digest))
+def _model_of(version: object, models: OfferedModels) -> str:
+    """The name of a model from a path, a version, or a path and a version."""
+    if not isinstance(version, str):
+        raise invalid_field("/version", "is missing: name a model or one of its versions")
+    path, _, digest = version.rpartition(":")
+    if path:
+        return model_name(path)
+    entries = (model.entry for model in models)
+    names = {version_id(entry.name, entry.revision): entry.name for entry in entries}
+    return names.get(digest, model_name(digest))
 
 
 def _with_sides(inputs: dict[str, Any]) -> dict[str, Any]:

@@ -11,7 +11,7 @@ from api.main import create_services
 from api.services import Services
 from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
-from shared.observability.tracing import NoTracing
+from shared.observability.tracing import Tracing
 from shared.settings.api import ApiSettings
 
 BODY = json.dumps({"prompt": "x"}).encode()
@@ -65,6 +65,6 @@ def test_a_disconnected_caller_leaves_no_listener_and_its_job_goes_on(redis_url:
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_disconnect(create_services(settings, NoTracing()))
+            await call_and_disconnect(create_services(settings, Tracing()))
 
     asyncio.run(limited())

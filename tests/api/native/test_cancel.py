@@ -11,7 +11,7 @@ from api.intake.admission import cancel_job
 from api.main import create_services
 from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
-from shared.observability.tracing import NoTracing
+from shared.observability.tracing import Tracing
 from shared.redis.store import AsyncStore, Operation, Store, async_connections, connect
 from shared.settings.api import ApiSettings
 from tests.api.native.test_jobs import running, submit
@@ -64,7 +64,7 @@ def test_a_job_that_starts_during_its_cancellation_is_cancelled(stack: Stack) ->
     job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
 
     async def cancelled() -> State:
-        services = create_services(settings, NoTracing())
+        services = create_services(settings, Tracing())
 
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:

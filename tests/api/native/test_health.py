@@ -10,7 +10,7 @@ import pytest
 import redis
 import requests
 
-from api.services import FLEET_SECONDS
+from api.models.fleet import FLEET_SECONDS
 from shared.jobs.types import Backend
 from shared.models.capabilities import Capabilities
 from shared.redis.store import Store, connect

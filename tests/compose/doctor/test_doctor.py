@@ -15,7 +15,7 @@ from compose.doctor.check_runner import CHECKS, Check, CheckResult, run_checks
 from compose.doctor.findings import Finding, ok, problem
 from compose.doctor.installation import Installation
 from compose.doctor.report import print_json, print_results
-from shared.settings.secrets import Secrets
+from shared.access.secrets import Secrets
 from tests.compose.conftest import Launched
 from tests.compose.doctor.installations import installation
 from tests.stack import Process, free_port, valkey_server

@@ -85,7 +85,7 @@ class ModelsAndUpscalers:
 
 @functools.lru_cache(maxsize=MAX_FILES + 1)
 def _inspect(name: str, path: Path, revision: str) -> Inspected:
-    """Again when the file has changed."""
+    """Cached until the file changes, which changes `revision`."""
     try:
         return Inspected(revision, upscaler_capabilities(name, scale_of(path)))
     except ConfigurationError as error:

@@ -26,19 +26,16 @@ _KINDS = (
 _DENOISERS = ("model.diffusion_model.", "diffusion_model.", "model_ema.")
 #: Files of one part, by how their tensors begin; only where nothing else is in the file.
 _PARTS = (
-    (
-        r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder|quant_conv|post_quant_conv)\..*",
-        "an autoencoder, not a whole model",
-    ),
+    (r"(?:first_stage_model\.|vae\.)?(?:encoder|decoder|quant_conv|post_quant_conv)\..*", "an autoencoder"),
     (
         r"(?:text_model|text_projection|logit_scale|encoder\.block|shared|embed_tokens|model\.layers|lm_head).*",
-        "a text encoder, not a whole model",
+        "a text encoder",
     ),
     (
         r"(?:conv_first|body|model\.0|model\.1|upconv1|params_ema)\..*",
-        "an upscaler: put it into the folder upscalers of SD_MODEL_DIR",
+        "an upscaler (put it into SD_MODEL_DIR/upscalers)",
     ),
-    (r"(?:vision_model|visual)\..*", "an image encoder, not a whole model"),
+    (r"(?:vision_model|visual)\..*", "an image encoder"),
 )
 
 
@@ -58,5 +55,5 @@ def reason_of_rejection(header: Header) -> str | None:
     for pattern, part in _PARTS:
         kind = re.compile(pattern)
         if all(kind.fullmatch(name) for name in names):
-            return f"The file holds only {part}."
+            return f"The file holds only {part}, not a whole model."
     return None

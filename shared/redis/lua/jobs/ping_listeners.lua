@@ -1,6 +1,6 @@
--- Show all that listen to this server's events that they do. A replica refuses, because full_server writes: whoever asks it
--- is led to its successor, and those that still listen to it hear nothing.
+-- Publish a ping, so that subscribers know that they listen to the current server. A replica refuses, because full_server
+-- writes: the caller then reconnects to its successor, and subscribers of the replica get no ping.
 -- KEYS: channel
--- Returns how many listen.
+-- Returns the number of subscribers.
 -- include limits/full_server
 return redis.call('PUBLISH', KEYS[1] .. ':pings', '')

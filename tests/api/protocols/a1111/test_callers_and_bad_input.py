@@ -76,7 +76,7 @@ def test_progress_shows_the_callers_own_job_and_its_image(sd: Stack) -> None:
     assert (shown["state"]["job_count"], shown["state"]["sampling_steps"]) == (1, 150)
     assert base64.b64decode(shown["current_image"]).startswith(b"\xff\xd8")
     assert caller.answer is not None
-    assert refusal(caller.answer, 404, "image-not-found") == "The job was interrupted; it has no image."
+    assert refusal(caller.answer, 404, "image-not-found") == "The job was cancelled; it has no image."
     assert progress_of(client)["progress"] == progress_of(client)["state"]["job_count"] == 0
 
 

@@ -129,13 +129,13 @@ def test_retry_after_is_respected(table: Table, where: str) -> None:
 def test_every_form_of_retry_after_is_understood(header: str, seconds: float) -> None:
     timeouts = ProviderTimeouts()
 
-    assert timeouts.retry_pause(0.5, HttpResponse(429, {"Retry-After": header}, b"").retry_after()) == seconds
+    assert timeouts.retry_pause(0.5, HttpResponse(429, {"retry-after": header}, b"").retry_after()) == seconds
 
 
 @pytest.mark.parametrize("apart", [timedelta(), timedelta(days=3), timedelta(days=-3)])
 def test_a_date_in_retry_after_is_relative_to_the_servers_clock(apart: timedelta) -> None:
     now = datetime.now(UTC) + apart
-    headers = {"Date": format_datetime(now, usegmt=True), "Retry-After": format_datetime(now + timedelta(seconds=20))}
+    headers = {"date": format_datetime(now, usegmt=True), "retry-after": format_datetime(now + timedelta(seconds=20))}
 
     assert HttpResponse(429, headers, b"").retry_after() == 20
 

@@ -112,7 +112,7 @@ def test_distilled_models_get_their_scheduler(tmp_path: Path) -> None:
         ({"decoder.conv_in.weight": (4, 4)}, "The file holds only an autoencoder, not a whole model."),
         (
             {"conv_first.weight": (4, 4), "body.0.weight": (4, 4)},
-            "The file holds only an upscaler: put it into the folder",
+            "The file holds only an upscaler (put it into SD_MODEL_DIR/upscalers)",
         ),
         ({"text_model.embeddings.x.weight": (4, 4)}, "The file holds only a text encoder, not a whole model."),
         ({"conditioner.embedders.0.model.x": (4,)}, "This is the refiner of Stable Diffusion XL, which draws no image"),

@@ -39,7 +39,7 @@ class Loras:
     """The LoRAs of one model. Each is loaded on first use; none is active between jobs."""
 
     def __init__(self, pipelines: Pipelines, folder: Path | None, model: str, forget: Callable[[], None]) -> None:
-        """`forget` is called when a LoRA is another one than before."""
+        """`forget` clears caches; it is called when a LoRA file has been replaced."""
         self._pipelines = pipelines
         self._pipe = pipelines.text
         self._folder = folder
@@ -101,7 +101,7 @@ class Loras:
             total, used = self._add(adapter, file)
         # diffusers and peft raise all kinds of errors on files for another model.
         except Exception as error:
-            # What was loaded before the failure.
+            # A part of the file may have been loaded before the failure.
             with suppress(Exception):
                 self._pipe.delete_adapters(adapter)
             if is_out_of_memory(error):

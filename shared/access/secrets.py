@@ -1,4 +1,4 @@
-"""The secrets of an installation, which no report may contain."""
+"""The secrets of an installation, which nothing that others read may contain."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from pydantic import SecretStr
 
-from shared.settings.launcher import LauncherSettings
+from shared.access.api_keys import ApiKey
+from shared.settings.infrastructure import InfrastructureSettings
 
 MASK = "***"
 
@@ -17,7 +18,7 @@ class Secrets:
     values: tuple[str, ...]
 
     @classmethod
-    def of(cls, settings: LauncherSettings, *others: str) -> Self:
+    def of(cls, settings: InfrastructureSettings, *others: str) -> Self:
         values = {value for value in (*_secrets_in(settings), *others) if value}
         # Longest first: one may be part of another.
         return cls(tuple(sorted(values, key=len, reverse=True)))
@@ -28,10 +29,11 @@ class Secrets:
         return text
 
 
-def _secrets_in(settings: LauncherSettings) -> Iterator[str]:
+def _secrets_in(settings: InfrastructureSettings) -> Iterator[str]:
     for _, value in settings:
-        if isinstance(value, SecretStr):
-            yield value.get_secret_value()
-    yield from (key.secret.get_secret_value() for key in settings.api_key)
+        for part in value if isinstance(value, tuple) else (value,):
+            secret = part.secret if isinstance(part, ApiKey) else part
+            if isinstance(secret, SecretStr):
+                yield secret.get_secret_value()
     password = urlsplit(settings.redis_url).password
     yield from (password, unquote(password)) if password else ()
