@@ -1,4 +1,4 @@
-"""Keys, read-only keys, and a service that is away for a while."""
+"""Keys, read-only keys, and services, networks and browsers that fail."""
 
 import sys
 from pathlib import Path
@@ -8,6 +8,7 @@ import requests
 from playwright.sync_api import Route, expect
 
 from tests.api.clients import ADMIN, ALICE, ALICE_READ_ONLY, BOB, KEYS, Client
+from tests.api.native.test_purge import generated
 from tests.stack import Stack
 from tests.studio.conftest import PHONE, Open, Studio
 from tests.support.polling import wait_until
@@ -185,3 +186,68 @@ def test_a_page_says_that_the_service_is_away_and_comes_back_by_itself(stack: St
     expect(studio.page.get_by_text("The service does not answer; trying again…")).to_have_count(0)
     studio.generate("made after it came back")
     expect(studio.made("made after it came back")).to_be_visible()
+
+
+def test_a_repeated_request_whose_answer_was_lost_makes_one_job(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, allowed=("ERR_FAILED",))
+
+    def lose(route: Route) -> None:
+        route.fetch()
+        route.abort()
+
+    studio.page.route("**/api/jobs", lose, times=1)
+    studio.generate("an answer that was lost")
+    expect(studio.page.get_by_role("alert")).to_contain_text("does not answer")
+
+    studio.generate("an answer that was lost")
+
+    expect(studio.made("an answer that was lost")).to_be_visible()
+    assert len(null.api.get("/api/jobs", params={"q": "an answer that was lost"}).json()["jobs"]) == 1
+
+
+FULL = "Storage.prototype.setItem = () => { throw new DOMException('full', 'QuotaExceededError'); }"
+FORBIDDEN = """for (const area of ["localStorage", "sessionStorage"]) {
+  Object.defineProperty(window, area, { get() { throw new DOMException("no", "SecurityError"); } });
+}"""
+
+
+@pytest.mark.parametrize("script", [FULL, FORBIDDEN])
+def test_the_page_works_where_the_browser_keeps_nothing(null: Stack, open_studio: Open, script: str) -> None:
+    studio = open_studio(null.api, "/health/live")
+    studio.page.add_init_script(script)
+    studio.open()
+
+    studio.generate("kept nowhere")
+
+    expect(studio.made("kept nowhere").first).to_be_visible()
+
+
+def test_a_page_that_does_not_come_whole_says_so(null: Stack, open_studio: Open) -> None:
+    studio = open_studio(null.api, "/health/live", allowed=("ERR_FAILED",))
+    studio.page.route("**/views/size.js", lambda route: route.abort())
+
+    studio.open()
+
+    expect(studio.page.get_by_text("load the page again")).to_be_visible()
+
+
+def test_an_image_that_cannot_be_sent_now_is_not_said_to_be_gone(null: Stack, open_studio: Open) -> None:
+    job = generated(null.api, prompt="not now")
+    studio = open_studio(null.api, "/health/live", allowed=("503",))
+    studio.page.clock.install()
+    asked: list[str] = []
+
+    def refuse(route: Route) -> None:
+        asked.append(route.request.url)
+        route.fulfill(status=503)
+
+    studio.page.route(f"**/{job['id']}/images/0?*", refuse)
+    studio.open()
+    expect(studio.tile("not now")).to_be_visible()
+
+    gone = studio.gallery.get_by_text("no longer stored")
+    # The image and then its status, seven times.
+    while len(asked) < 14 and gone.count() == 0:
+        studio.page.clock.run_for(16_000)
+
+    expect(gone).to_have_count(0)

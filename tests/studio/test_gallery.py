@@ -198,28 +198,6 @@ def test_the_gallery_and_the_viewer_need_only_the_keyboard(full: Stack, studio: 
     expect(studio.tile("second")).to_be_focused()
 
 
-def test_an_image_that_cannot_be_sent_now_is_not_said_to_be_gone(full: Stack, open_studio: Open) -> None:
-    (job,) = made(full, "not now")
-    studio = open_studio(full.api, "/health/live", allowed=("503",))
-    studio.page.clock.install()
-    asked: list[str] = []
-
-    def refuse(route: Route) -> None:
-        asked.append(route.request.url)
-        route.fulfill(status=503)
-
-    studio.page.route(f"**/{job['id']}/images/0?*", refuse)
-    studio.open()
-    expect(studio.tile("not now")).to_be_visible()
-
-    gone = studio.gallery.get_by_text("no longer stored")
-    # The image and then its status, seven times.
-    while len(asked) < 14 and gone.count() == 0:
-        studio.page.clock.run_for(16_000)
-
-    expect(gone).to_have_count(0)
-
-
 def test_a_link_opens_an_image(full: Stack, open_studio: Open) -> None:
     (job,) = made(full, "a linked image")
 

@@ -114,7 +114,7 @@ def test_a_seed_that_is_too_large_for_the_service_is_left_out_in_words(studio: S
     dialog = drop(studio, png(prompt=json.dumps({**GRAPH, "3": sampler})), "foreign.png")
     dialog.get_by_role("button", name="Use its recipe").click()
 
-    expect(studio.page.get_by_text(f"The seed {large} is too large for this service")).to_be_visible()
+    expect(studio.page.get_by_role("status")).to_contain_text(f"The seed {large} is too large for this service")
     expect(value(studio, "Seed")).to_have_value("")
 
 

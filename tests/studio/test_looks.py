@@ -133,6 +133,31 @@ def test_generate_is_in_reach_and_the_image_in_sight_on_a_phone(stack: Stack, op
     expect(button).to_be_in_viewport(ratio=1)
 
 
+#: The focused element, or "" if some of it is in sight.
+HIDDEN = """() => {
+  const focused = document.activeElement;
+  const { left, top, width, height } = focused.getBoundingClientRect();
+  const points = [0.15, 0.5, 0.85].map((part) => document.elementFromPoint(left + width / 2, top + part * height));
+  return points.some((point) => point && !point.closest(".create-bar, .top")) ? "" : focused.outerHTML.slice(0, 80);
+}"""
+
+
+def test_no_bar_hides_what_has_the_focus(stack: Stack, open_studio: Open) -> None:
+    """On a small laptop at 200 %."""
+    studio = open_studio(stack.api, viewport={"width": 683, "height": 384})
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_be_visible()
+    studio.page.get_by_text("More settings").click()
+    studio.prompt.focus()
+    hidden = []
+
+    for _ in range(20):
+        studio.page.keyboard.press("Tab")
+        hidden.append(studio.page.evaluate(HIDDEN))
+
+    assert "Label" in studio.page.evaluate("document.activeElement.closest('form').innerText")
+    assert [one for one in hidden if one] == []
+
+
 def test_the_dark_page_is_dark_and_can_be_made_light(stack: Stack, open_studio: Open) -> None:
     studio = open_studio(stack.api, color_scheme="dark")
     lightness = "parseInt(getComputedStyle(document.documentElement).backgroundColor.match(/\\d+/)[0])"

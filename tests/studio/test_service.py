@@ -55,7 +55,7 @@ def test_an_operator_sees_workers_the_queue_and_where_else_to_look(stack: Stack,
         route.fulfill(json=found)
 
     known: list[Route] = []
-    studio.page.route("**/api/backends", known.append)
+    studio.page.route("**/api/backends", lambda route: known.append(route))
     studio.open("/#/service")
     service = studio.page.get_by_role("main", name="Service")
     expect(service.get_by_text("Loading…")).to_be_visible()

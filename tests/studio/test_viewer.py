@@ -166,7 +166,7 @@ def test_an_image_beside_a_withheld_one_has_its_place_among_the_others(stack: St
     studio.tile("half withheld").click()
     expect(viewed(studio, "half withheld")).to_be_visible()
 
-    studio.page.get_by_role("button", name="Next image").click()
+    studio.page.get_by_role("button", name="Next image", exact=True).click()
 
     expect(viewed(studio, "newer")).to_be_visible()
     stack.api.delete(f"{job['links']['self']}?purge=true")
@@ -181,7 +181,7 @@ def test_an_image_that_is_not_in_the_list_has_no_neighbours(studio: Studio) -> N
 
     expect(viewed(studio, "newer")).to_be_visible()
     studio.page.keyboard.press("ArrowRight")
-    expect(studio.page.get_by_role("button", name="Next image")).to_have_count(0)
+    expect(studio.page.get_by_role("button", name="Next image", exact=True)).to_have_count(0)
     expect(viewed(studio, "newer")).to_be_visible()
 
 

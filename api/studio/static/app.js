@@ -123,4 +123,6 @@ function listen(target, handlers) {
 
 applyTheme();
 if (!session.get().isLocked) start();
-render(html`<${App} />`, document.getElementById("app"));
+const root = document.getElementById("app");
+root.replaceChildren();
+render(html`<${App} />`, root);
