@@ -4,7 +4,7 @@ A forked process is as real as one that is executed: it has its own environment,
 differs is that the modules below are imported already, so none of them may read the environment at import, but for the
 one in READS_ENVIRONMENT, which is imported again.
 
-One server forks for all processes of a test run, and these processes themselves where all tests run. Its environment names the sockets for requests, one for each kind of
+One server forks for all processes of a test run. Its environment names the sockets for requests, one for each kind of
 process; the first request for a kind forks a server of that kind, which imports what such processes import.
 """
 

@@ -41,7 +41,7 @@ CHECKPOINTS = {"sd15": "sd15", "people/sdxl": "sdxl", "flux": "flux1"}
 #: A quantized transformer, and the folder that holds its other parts.
 PAIR, BASE = "mine", "owner/base"
 FILES = {**{name: f"{name}.safetensors" for name in CHECKPOINTS}, PAIR: f"{PAIR}.gguf", "starter": "starter"}
-WANTED = random.Random(5).choices(list(FILES), k=30)
+WANTED = random.Random(5).choices(list(FILES), k=60)
 #: Jobs differ in few seeds: what they should show is rendered once for each.
 SEEDS = (1, 2)
 AFFINITY_SECONDS = 3
@@ -152,7 +152,7 @@ def test_thirty_jobs_over_five_models_get_their_pixels_with_few_loads(local: Sta
         # In a batch of some sizes, a value may be rounded the other way, and eight-bit weights are widened in another
         # order than here; another model's pixels differ by a hundred.
         assert difference <= 2, (name, difference)
-    assert model_loads(api) <= 15
+    assert model_loads(api) <= 25
     assert 0 < most_bytes <= models.budget
     assert overtaken_too_long(done, AFFINITY_SECONDS, BUSY_SECONDS) == []
 
