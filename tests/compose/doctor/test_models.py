@@ -56,7 +56,6 @@ def test_the_safety_checker_is_a_required_model(tmp_path: Path) -> None:
     ("token", "reply", "level"),
     [
         ("hf_short", Reply(), "problem"),
-        ("a sentence", Reply(), "problem"),
         (TOKEN, Reply(), "ok"),
         (TOKEN, refused(401), "problem"),
         (TOKEN, refused(503), "warning"),

@@ -232,7 +232,7 @@ def test_lookups_go_on_once_the_system_allows_threads_again(monkeypatch: pytest.
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         for _ in range(MAX_LOOKUPS + 1):
-            with pytest.raises(Unreachable, match="no further thread"):
+            with pytest.raises(Unreachable, match="no more threads"):
                 client.send("GET", "http://example.com/", timeout_seconds=TIMEOUT_SECONDS, max_bytes=1)
 
     with pytest.raises(Unreachable, match="cannot be resolved"):
