@@ -216,6 +216,16 @@ def test_images_share_a_base_run_without_root_and_copy_the_code_last(name: str) 
     assert all(stage.startswith(("${PYTHON_IMAGE}", "base", "slim-dependencies")) for stage in stages)
 
 
+def test_the_image_for_gpus_has_a_compiler_and_loads_its_code_from_a_volume() -> None:
+    """Docker mounts a tmpfs without execution for temporary files, from which no code can be loaded."""
+    final = re.split(r"^FROM ", (ROOT / "Dockerfile.worker").read_text(), flags=re.MULTILINE)[-1]
+
+    assert re.search(r'if \[ -z "\$TORCH_INDEX" \].+apt-get install .*g\+\+', final, re.DOTALL)
+    (folder,) = re.findall(r"TORCHINDUCTOR_CACHE_DIR=(\S+)", final)
+    volumes = SERVICES["worker-sd"]["volumes"]
+    assert any(folder.startswith(f"{volume.split(':')[1]}/") for volume in volumes)
+
+
 @pytest.mark.parametrize("name", DOCKERFILES)
 def test_copied_files_are_readable_whatever_the_umask_was(name: str) -> None:
     stages = re.split(r"^FROM ", (ROOT / name).read_text(), flags=re.MULTILINE)[1:]
