@@ -9,10 +9,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from bench.figures import Figure, Goal, Scale, compare
+from shared.jobs.job import ModelLoad
 from shared.jobs.types import Backend
 from worker.engines.diffusers.loading.local_models import LocalModels
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.engines.held_models import HeldModel, Load
+from worker.engines.held_models import HeldModel
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget
 from worker.models.catalogue import Catalogue
@@ -25,7 +26,7 @@ OTHER = "other"
 class _Unheard:
     """A PoolListener for a pool that nobody watches."""
 
-    def changed(self, models: Sequence[HeldModel], load: Load | None) -> None:
+    def changed(self, models: Sequence[HeldModel], load: ModelLoad | None) -> None:
         pass
 
     def loaded(self, model: HeldModel, seconds: float) -> None:
