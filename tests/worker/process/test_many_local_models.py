@@ -133,7 +133,7 @@ def test_models_in_the_folder_are_offered_by_their_path(local: Stack) -> None:
     assert xl["bytes"] == (local.folder / local.settings["SD_MODEL_DIR"] / FILES["people/sdxl"]).stat().st_size
 
 
-def test_thirty_jobs_over_five_models_get_their_pixels_with_few_loads(local: Stack, models: Models) -> None:
+def test_sixty_jobs_over_five_models_get_their_pixels_with_few_loads(local: Stack, models: Models) -> None:
     api = local.api
     wait_until(lambda: names(api).keys() >= {*FILES, BASE})
 

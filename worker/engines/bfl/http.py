@@ -159,6 +159,9 @@ class Http:
                     return response
                 reason, retry_after = f"HTTP {response.status}", response.retry_after()
             logger.info("the request to the provider failed: %s", reason)
+            # A request that the time limit ends says less than the response before it.
+            if deadline.last_response:
+                deadline.check()
             deadline.last_response = f"The last request to the provider failed: {reason.rstrip('.')}."
             deadline.pause(self._timeouts.retry_pause(pause, retry_after))
         raise AssertionError("pauses never end")
