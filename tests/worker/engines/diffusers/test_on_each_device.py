@@ -78,10 +78,12 @@ def test_an_image_that_fits_only_with_an_idle_part_offloaded_is_rendered(
     crowded.clear()
 
     assert relieved.watch.warnings[-1] == "memory was short: idle parts of the model waited in main memory"
-    assert np.array_equal(relieved.pixels, before)
+    # On a CPU, sums depend on the address of the weights, and offloading copies them to others.
+    levels = 1 if model.device == "cpu" else 0
+    assert np.abs(relieved.pixels.astype(int) - before).max() <= levels
     after = draw(model)
     assert after.watch.warnings == []
-    assert np.array_equal(after.pixels, before)
+    assert np.abs(after.pixels.astype(int) - before).max() <= levels
 
 
 @contextmanager
