@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -81,7 +82,7 @@ def _measure(model: RandomDenoiser, machine: Machine, skip: Callable[[str], None
 
 def _graph(bench: _Bench) -> Figure:
     device = bench.machine.device
-    backend = CudaGraphBackend(device) if device.type == "cuda" else RecordingGraphs()
+    backend: Any = CudaGraphBackend(device) if device.type == "cuda" else RecordingGraphs()
     graphs = CudaGraphs(backend, Decisions(None))
     with graphs.active(bench.module, ()):
         for _ in range(CALLS):

@@ -104,10 +104,13 @@ class _Bench:
     def _start(self, level: str) -> float:
         begin = time.monotonic()
         # The compiler's own folder would keep code, too: each start gets a new one.
-        caches = {
-            name: str(self.folder / f"{name}-{begin}") for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR")
-        }
-        worker = self.stack.start_worker(self.subject.backend, ready=False, SD_OPTIMIZE=level, **caches)
+        worker = self.stack.start_worker(
+            self.subject.backend,
+            ready=False,
+            SD_OPTIMIZE=level,
+            TORCHINDUCTOR_CACHE_DIR=str(self.folder / f"inductor-{begin}"),
+            TRITON_CACHE_DIR=str(self.folder / f"triton-{begin}"),
+        )
         worker.wait_for("ready.", seconds=START_SECONDS)
         seconds = time.monotonic() - begin
         print(*(line for line in worker.lines if "INFO" in line or "WARN" in line), sep="\n", flush=True)

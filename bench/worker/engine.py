@@ -18,7 +18,7 @@ from bench.figures import Figure, Goal, Scale, compare
 from shared.jobs.requests import GenerationRequest
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.families.models import save_model
-from worker.engines.base import Step
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs
@@ -26,19 +26,6 @@ from worker.models.sources import STARTER, ModelSource
 
 #: One image each: they alternate so quickly that changes of the machine's speed affect both.
 ROUNDS_OF_IMAGES = 3
-
-
-class _Unwatched:
-    """A JobWatch for a job that nobody looks at."""
-
-    def on_step(self, step: Step) -> None:
-        pass
-
-    def check(self) -> None:
-        pass
-
-    def add_warning(self, warning: str) -> None:
-        pass
 
 
 @dataclass(frozen=True)
@@ -110,7 +97,7 @@ def _engine(model: Model, folder: Path, prompts: Iterator[str]) -> Callable[[], 
             guidance_scale=model.guidance,
         )
         request, _ = engine.capabilities.resolve(original)
-        (image,) = engine.generate(request, Inputs(), _Unwatched())
+        (image,) = engine.generate(request, Inputs(), RecordingWatch())
         return image.pixels
 
     return draw
