@@ -119,9 +119,11 @@ def _serve_child(app: Celery, settings: WorkerSettings, start_id: str, start_tra
             logger.exception("unexpected error while loading the engine")
             _give_up(settings, f"The {settings.backend} backend could not be loaded: {error}")
 
-    def end(**_: object) -> None:
+    def end(exitcode: int, **_: object) -> None:
         for child in children:
             child.end()
+        # What the pool does next, but for its sleep of a second, in which nothing happens.
+        os._exit(exitcode)
 
     worker_process_init.connect(begin, weak=False)
     worker_process_shutdown.connect(end, weak=False)
