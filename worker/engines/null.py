@@ -36,6 +36,8 @@ SLOW, BROKEN = "null/slow", "null/broken"
 MODELS = (DEFAULT_MODEL, "null/red", "null/green", "null/blue", SLOW, BROKEN)
 #: What each claims to take.
 MODEL_BYTES = 1_000_000_000
+#: Between two looks at whether the job goes on.
+CHECK_SECONDS = 0.1
 SLOW_SECONDS = 2.0
 
 FAILURES: dict[str, type[JobFailure]] = {
@@ -175,7 +177,7 @@ def _images(
 def _run_steps(end: float, request: GenerationRequest, images: Sequence[RenderedImage], watch: JobWatch) -> None:
     start, steps = time.monotonic(), request.num_inference_steps or 1
     for step in range(1, steps + 1):
-        _sleep_until(start + (end - start) * step / steps)
+        _sleep_until(start + (end - start) * step / steps, watch)
         watch.on_step(Step(step, steps, lambda index: images[index].pixels))
 
 
@@ -195,9 +197,11 @@ def _misbehave(simulation: Simulation) -> None:
         raise FAILURES.get(simulation.fail, InternalError)
 
 
-def _sleep_until(moment: float) -> None:
-    if (seconds := moment - time.monotonic()) > 0:
-        time.sleep(seconds)
+def _sleep_until(moment: float, watch: JobWatch) -> None:
+    """A step of a minute can be cancelled, as those of the other engines can."""
+    while (seconds := moment - time.monotonic()) > 0:
+        time.sleep(min(seconds, CHECK_SECONDS))
+        watch.check()
 
 
 def _pattern(width: int, height: int, seed: int, variant: int) -> Pixels:
