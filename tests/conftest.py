@@ -28,20 +28,30 @@ from tests.support import fork_server
 if fork_server.IS_SUPPORTED:
     Process.forked_modules = fork_server.MODULES
 
-MAX_PROCESSES = 8
-#: Files that take longest, which begin first, so that no process works on one while the others have ended.
+MAX_PROCESSES = 12
+#: Files that begin first: those that take longest, so that no process works on one while the others have ended, and
+#: those that wait most, so that others use the cores meanwhile.
 LONG = (
+    "worker/engines/bfl/test_workers.py",
+    "faults/test_lost_workers.py",
     "surface/test_described.py",
     "worker/process/test_many_local_models.py",
-    "worker/process/test_start.py",
     "bench/test_gpu.py",
-    "worker/process/test_models_on_disk.py",
-    "worker/engines/bfl/test_workers.py",
+    "worker/process/test_start.py",
+    "shared/storage/test_bucket_outages.py",
+    "api/protocols/openai/test_retries.py",
+    "worker/process/test_lost_children.py",
+    "worker/process/test_failed_loads.py",
+    "worker/process/test_many_models.py",
+    "worker/process/test_parent.py",
+    "worker/process/test_shared_queues.py",
+    "worker/engines/bfl/test_polls.py",
+    "faults/test_lost_redis.py",
+    "studio/test_watching.py",
+    "studio/test_access.py",
     "worker/engines/diffusers/families/test_families.py",
     "worker/engines/diffusers/acceleration/test_graphs_in_engines.py",
     "worker/engines/diffusers/checkpoints/test_single_files.py",
-    "faults/test_lost_workers.py",
-    "shared/storage/test_bucket_outages.py",
 )
 RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
 
@@ -56,8 +66,8 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_xdist_auto_num_workers() -> int:
-    """Two processes for each core, because about half of a test's time is waiting."""
-    return min(MAX_PROCESSES, (os.cpu_count() or 1) * 2)
+    """Three processes for each core, because more than half of a test's time is waiting."""
+    return min(MAX_PROCESSES, (os.cpu_count() or 1) * 3)
 
 
 @pytest.hookimpl(wrapper=True)
