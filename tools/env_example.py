@@ -56,6 +56,14 @@ COMPOSE = (
         False,
     ),
     ("HF_ENDPOINT", "Mirror of Hugging Face that models are downloaded from.", "", False),
+    (
+        "HTTPS_PROXY",
+        "Proxy for downloads of models, buckets and the API of Black Forest Labs, such as http://proxy:3128. "
+        "Webhooks and input images use SD_EGRESS_PROXY.",
+        "",
+        False,
+    ),
+    ("NO_PROXY", "Hosts that are reached without HTTPS_PROXY, such as minio.internal,.example.com.", "", False),
     ("JOIN_NETWORK", "Docker network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",

@@ -29,7 +29,7 @@ FAMILIES: Mapping[str, tuple[type[BaseModel], int]] = {
     "housekeeper": (HousekeeperSettings, 20003),
 }
 #: Variables that libraries read in all of them.
-LIBRARY_PREFIXES = ("AWS_", "HF_", "OTEL_")
+LIBRARY_PREFIXES = ("AWS_", "HF_", "HTTPS_PROXY", "NO_PROXY", "OTEL_")
 #: Settings that compose.yaml itself uses, or sets for each service.
 OF_COMPOSE = frozenset(
     f"{PREFIX}{name}"
