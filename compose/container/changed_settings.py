@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -104,6 +105,8 @@ def write_scripts(folder: Path, container: str, current: Values) -> None:
 
 
 def main(env_file: Path, folder: Path, ready: Path) -> None:
+    """Until SIGTERM, which ends it with 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     restarts = folder / "restarts"
     restarts.mkdir(exist_ok=True)
     os.chown(restarts, -1, FAMILIES["api"][1])
