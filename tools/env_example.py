@@ -56,6 +56,7 @@ COMPOSE = (
         False,
     ),
     ("HF_ENDPOINT", "Mirror of Hugging Face that models are downloaded from.", "", False),
+    ("HF_HUB_OFFLINE", "1 forbids downloads from Hugging Face.", "", False),
     (
         "HTTPS_PROXY",
         "Proxy for downloads of models, buckets and the API of Black Forest Labs, such as http://proxy:3128. "
