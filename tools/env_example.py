@@ -60,7 +60,7 @@ COMPOSE = (
     (
         "HTTPS_PROXY",
         "Proxy for downloads of models, buckets and the API of Black Forest Labs, such as http://proxy:3128. "
-        "Webhooks and input images use SD_EGRESS_PROXY.",
+        "Webhooks and images use SD_EGRESS_PROXY.",
         "",
         False,
     ),
