@@ -20,7 +20,8 @@ from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
 #: Passes validation in place of an image that is fetched only if the rest of the request is valid.
 UNFETCHED = f"sha256:{'0' * 64}"
-
+#: Fewer than any image has. Words and ids, which a caller may send by mistake, pass for base64 without padding.
+MIN_IMAGE_BYTES = 30
 
 #: An image in a large body, as far as it has arrived.
 StartedUpload = Base64Decoder[UploadWriter]
@@ -113,7 +114,9 @@ def decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
     with suppress(ValueError):
         return binascii.a2b_base64(data, strict_mode=True)
     with suppress(ValueError):
-        return decode_base64("".join(data.split()).encode("ascii"))
+        image = decode_base64("".join(data.split()).encode("ascii"))
+        if len(image) >= MIN_IMAGE_BYTES:
+            return image
     raise invalid_field(pointer, NOT_AN_IMAGE)
 
 

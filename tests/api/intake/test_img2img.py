@@ -14,6 +14,7 @@ import requests
 from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
+from tests.api.clients import UNKNOWN_ID
 from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
@@ -204,6 +205,7 @@ def test_a_job_without_images_has_no_image_fields(null: Stack) -> None:
         ({"image": "sha256:" + "0" * 64}, "/image"),
         ({"image": "not base64!"}, "/image"),
         ({"image": f"{base64_of(SCENE)}A"}, "/image"),
+        ({"image": f"{UNKNOWN_ID}/0"}, "/image"),
         ({"image": "data:image/png,abc"}, "/image"),
         ({"image": "data:image/png;base64"}, "/image"),
         ({"image": [base64_of(SCENE)] * 5}, "/image"),
