@@ -1,15 +1,19 @@
 """Builds the FastAPI application from its routes and middleware; needs no network."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from contextlib import asynccontextmanager
+from copy import copy
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp
 
 from api import problems
 from api.delivery.protocol_errors import ProtocolErrors
+from api.delivery.stream_limit import StreamSlot
 from api.edge.authentication import Authentication
 from api.edge.body_limit import BodyLimit
 from api.edge.body_timeout import BodyTimeout
@@ -67,13 +71,27 @@ def create_app(services: Services) -> FastAPI:
     # FastAPI matches the routes of an included router twice, and copies them. The most frequent ones come first.
     for module in (jobs, generate, events, images, models, webhooks, health, key, metrics, docs, page):
         app.router.routes += module.router.routes
+    heads = _head_routes(app.router.routes)
     # Two protocols share the list of models.
     routers = {id(router): (router, routes.tag) for routes in protocols for router in routes.routers}
     for router, tag in routers.values():
         app.include_router(router, tags=[tag])
+        heads += _head_routes(router.routes)
+    app.router.routes += heads
     if with_mcp:
         app.router.routes.append(mcp_route(mcp))
     return app
+
+
+def _head_routes(routes: Iterable[BaseRoute]) -> list[BaseRoute]:
+    """Routes that answer HEAD as these answer GET; the server leaves out the body. Event streams have no end: 405."""
+    heads = list[BaseRoute]()
+    for route in routes:
+        if isinstance(route, APIRoute) and "GET" in (route.methods or ()) and StreamSlot not in route.dependencies:
+            head = copy(route)
+            head.methods, head.include_in_schema = {"HEAD"}, False
+            heads.append(head)
+    return heads
 
 
 class Api(FastAPI):
@@ -97,7 +115,7 @@ def _add_middleware(app: FastAPI, services: Services, protocols: Sequence[Protoc
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
-            allow_methods=("GET", "POST", "PUT", "DELETE"),
+            allow_methods=("GET", "HEAD", "POST", "PUT", "DELETE"),
             allow_headers=("Authorization", "X-API-Key", "Idempotency-Key", "Last-Event-ID", "Prefer", "Range"),
             expose_headers=("ETag", "Location", "Retry-After", "X-Job-Id", "X-Seed"),
         )

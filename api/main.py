@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import signal
 import socket
 import sys
 from contextlib import closing, suppress
@@ -51,6 +52,8 @@ from shared.workers.records import Workers
 
 #: Seconds that open requests get to finish once the process must stop.
 GRACE_SECONDS = 10
+#: Exit code if a second Ctrl-C has cut off the open requests.
+FORCED_STOP = 128 + signal.SIGINT
 
 
 def create_services(settings: ApiSettings, traces: Tracing) -> Services:
@@ -137,6 +140,9 @@ class Server(uvicorn.Server):
 
 
 def main() -> None:
+    # Without these, uvicorn would end an orderly stop with the signal: it raises it again once it has stopped.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: sys.exit())
     # Imported objects stay for good. Scanning them for garbage would now and then delay every answer by 0.05 s.
     gc.freeze()
     try:
@@ -161,7 +167,12 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    Server(config, hub).run()
+    server = Server(config, hub)
+    try:
+        server.run()
+    finally:
+        if server.force_exit:
+            sys.exit(FORCED_STOP)
 
 
 if __name__ == "__main__":

@@ -49,7 +49,7 @@ TRACES_NOTE = (
     "OpenTelemetry's library reads these in the API, the workers and the housekeeper, from the environment and not "
     "from `.env`; `compose.yaml` passes them on. See [monitoring.md](monitoring.md)."
 )
-COMPOSE_NOTE = "Only Docker Compose reads these. See [docker.md](docker.md)."
+COMPOSE_NOTE = "Only Docker Compose reads these from `.env`. See [docker.md](docker.md)."
 
 
 def render() -> str:

@@ -56,6 +56,15 @@ COMPOSE = (
         False,
     ),
     ("HF_ENDPOINT", "Mirror of Hugging Face that models are downloaded from.", "", False),
+    ("HF_HUB_OFFLINE", "1 forbids downloads from Hugging Face.", "", False),
+    (
+        "HTTPS_PROXY",
+        "Proxy for downloads of models, buckets and the API of Black Forest Labs, such as http://proxy:3128. "
+        "Webhooks and images use SD_EGRESS_PROXY.",
+        "",
+        False,
+    ),
+    ("NO_PROXY", "Hosts that are reached without HTTPS_PROXY, such as minio.internal,.example.com.", "", False),
     ("JOIN_NETWORK", "Docker network that compose/join-network.yaml joins.", "", False),
     (
         "MONITORING_KEY",

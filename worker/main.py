@@ -6,6 +6,7 @@ Flower for it: 12 MB. The only worker module that reads the environment.
 
 import os
 import sys
+import warnings
 from collections.abc import Sequence
 from functools import partial
 from importlib import import_module
@@ -38,8 +39,11 @@ def _settings() -> WorkerSettings:
 
 
 def main(arguments: Sequence[str]) -> int:
+    from celery.exceptions import SecurityWarning
     from celery.utils.nodenames import default_nodename, host_format
 
+    # Celery warns root of messages that contain code; these workers accept JSON only.
+    warnings.simplefilter("ignore", SecurityWarning)
     # Under the name by which Celery's children find it too.
     app = import_module("worker.main").app
     name = next(iter(arguments), "")

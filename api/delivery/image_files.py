@@ -7,6 +7,7 @@ from pathlib import PurePosixPath
 
 from fastapi import Request, Response
 from fastapi.responses import RedirectResponse, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
@@ -28,6 +29,17 @@ MAX_THUMBNAIL_BYTES = 1024 * 1024
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
 GONE = "The file of this image is gone or damaged."
+
+
+class FileStream(StreamingResponse):
+    """A body of files that are read while it is sent. For HEAD none is read."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["method"] != "HEAD":
+            await super().__call__(scope, receive, send)
+            return
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body"})
 
 
 async def serve_image(store: ImageStore, job: Job, image: Image, http: Request) -> Response:
@@ -63,7 +75,7 @@ async def _send_image(
         return Response(None, status, headers, image.media_type)
     first = await _first_chunk(storage, name, image, start, end)
     chunks = stream_chunks(storage, name, first, start, end, CHUNK_BYTES)
-    return StreamingResponse(chunks, status, headers, image.media_type)
+    return FileStream(chunks, status, headers, image.media_type)
 
 
 async def serve_thumbnail(store: ImageStore, job: Job, image: Image, http: Request) -> Response:

@@ -11,9 +11,7 @@ import secrets
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from fastapi.responses import StreamingResponse
-
-from api.delivery.image_files import image_exists
+from api.delivery.image_files import FileStream, image_exists
 from shared.errors import ImageNotFound, StorageUnavailable
 from shared.jobs.job import Image, Job
 from shared.jobs.states import State
@@ -52,12 +50,12 @@ class InlineImages:
         images: Sequence[Image],
         headers: Mapping[str, str],
         status: int = 200,
-    ) -> StreamingResponse:
+    ) -> FileStream:
         """JSON with the bytes of these images in it. `render` takes, by index, what stands for them in the text."""
         texts = _split(render, images)
         length = sum(map(len, texts)) + sum(-(-(image.bytes or 0) // 3) * 4 for image in images)
         headers = {**headers, "Content-Length": str(length)}
-        return StreamingResponse(self._body(job, texts, images), status, headers, "application/json")
+        return FileStream(self._body(job, texts, images), status, headers, "application/json")
 
     def chunks(
         self, job: Job, render: Callable[[Mapping[int, str]], str], images: Sequence[Image]

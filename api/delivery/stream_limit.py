@@ -1,8 +1,8 @@
-"""Limits the open event streams of each client, because each takes a socket and memory of this process."""
+"""Limits the event streams and the waiting calls of each client: each takes a socket and memory of this process."""
 
 from collections import Counter
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, contextmanager
+from contextlib import AbstractContextManager, AsyncExitStack, contextmanager
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -27,7 +27,7 @@ class StreamLimit:
     def slot(self, client_id: str) -> Iterator[None]:
         """Raises RateLimited."""
         if self._open[client_id] >= self._max_streams:
-            raise RateLimited("Too many open event streams; close one first.", RETRY_SECONDS)
+            raise RateLimited("Too many open event streams or waiting calls; end one first.", RETRY_SECONDS)
         self._open[client_id] += 1
         try:
             yield
@@ -35,6 +35,13 @@ class StreamLimit:
             self._open[client_id] -= 1
             if not self._open[client_id]:
                 del self._open[client_id]
+
+    def waiting_slot(self, client_id: str) -> AbstractContextManager[None]:
+        """For a call that waits for a job which it has not created: the limit of jobs does not bound these.
+
+        Apart from event streams, so that neither keeps out the other. Raises RateLimited.
+        """
+        return self.slot(f"{client_id} waits")
 
 
 async def _stream_slot(http: Request, caller: CallerDep) -> AsyncIterator[None]:

@@ -47,15 +47,20 @@ async def submit_and_wait(
     on_disconnect: OnDisconnect = "keep",
     on_accepted: OnAccepted | None = None,
 ) -> JobSnapshot:
-    """The finished job, or the unfinished one at the timeout, a disconnection or the stop of this process."""
+    """The finished job, or the unfinished one at the timeout, a disconnection or the stop of this process.
+
+    Raises RateLimited for too many calls that wait for the jobs of others, and what accepting a job raises.
+    """
     with ExitStack() as listeners:
         submitted = await submit(http, services, submission, scope, listeners)
+        set_job_id(http, submitted.job_id)
+        if seconds and not submitted.is_new:
+            listeners.enter_context(services.stream_limit.waiting_slot(scope.caller.client_id))
         if on_accepted is not None:
             await on_accepted(submitted.job_id)
         # Other callers may wait for a job that this one has not created.
         on_disconnect = on_disconnect if submitted.is_new else "keep"
         snapshot = await _wait(services, http, submitted, seconds, on_disconnect)
-    set_job_id(http, submitted.job_id)
     return snapshot or await latest(services, submitted.job, submitted.job_id)
 
 

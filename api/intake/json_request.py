@@ -14,13 +14,14 @@ from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
 from api.intake.images.fetching import FETCH_SECONDS
 from api.intake.json_body import MAX_VALUES, body_chunks, is_small, parse_body, read_json
-from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader
+from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader, decode_base64
 from api.intake.uploads import RequestUploads, UploadWriter, image_too_large
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
 
 #: Passes validation in place of an image that is fetched only if the rest of the request is valid.
 UNFETCHED = f"sha256:{'0' * 64}"
-
+#: Fewer than any image has. Words and ids, which a caller may send by mistake, pass for base64 without padding.
+MIN_IMAGE_BYTES = 30
 
 #: An image in a large body, as far as it has arrived.
 StartedUpload = Base64Decoder[UploadWriter]
@@ -109,11 +110,13 @@ def decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
     # Four characters hold three bytes; a tenth more allows for line breaks.
     if len(data) * 3 // 4 > max_bytes * 1.1:
         raise image_too_large(pointer, max_bytes)
-    # Without copies where possible: base64.b64decode copies every text, and only some have line breaks.
+    # Without copies where possible: few texts have line breaks, the alphabet for URLs or no padding.
     with suppress(ValueError):
         return binascii.a2b_base64(data, strict_mode=True)
     with suppress(ValueError):
-        return binascii.a2b_base64("".join(data.split()), strict_mode=True)
+        image = decode_base64("".join(data.split()).encode("ascii"))
+        if len(image) >= MIN_IMAGE_BYTES:
+            return image
     raise invalid_field(pointer, NOT_AN_IMAGE)
 
 

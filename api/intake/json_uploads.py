@@ -30,6 +30,12 @@ NOT_BASE64_DATA_URL = "is a data: URL without base64"
 _STRING = re.compile(rb'(?:[^"\\]++|\\.)*+', re.DOTALL)
 
 
+def decode_base64(text: bytes) -> bytes:
+    """Decode the standard alphabet or the one for URLs, with or without padding. Raises ValueError."""
+    padding = b"" if text.endswith(b"=") else b"=" * (-len(text) % 4)
+    return binascii.a2b_base64(text.replace(b"-", b"+").replace(b"_", b"/") + padding, strict_mode=True)
+
+
 class Target(Protocol):
     """Stores the bytes of one image. `write` may raise an error that ends the request."""
 
@@ -72,7 +78,7 @@ class Base64Decoder(Generic[T]):
             raise ValueError
         end = len(text) if last else len(text) // 4 * 4
         self._pending, self._is_padded = text[end:], text[:end].endswith(b"=")
-        return binascii.a2b_base64(text[:end], strict_mode=True)
+        return decode_base64(text[:end])
 
     def _strip_data_url(self, text: bytes) -> bytes:
         if text[:5].lower() != b"data:":

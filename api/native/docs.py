@@ -61,14 +61,12 @@ def _page(prefix: str) -> tuple[str, str]:
     return _PAGE.format(prefix=escape(prefix), script=script), content_security_policy(allowed)
 
 
-@router.head("/docs")
 @router.get("/docs")
 async def get_docs(http: Request) -> HTMLResponse:
     page, policy = _page(http.scope.get("root_path", ""))
     return HTMLResponse(page, headers={"Content-Security-Policy": policy})
 
 
-@router.head("/docs/{name}")
 @router.get("/docs/{name}")
 async def get_docs_file(name: str) -> FileResponse:
     if name not in DOCS_FILES:

@@ -145,7 +145,6 @@ async def list_backends(services: ServicesDep, caller: CallerDep) -> BackendList
     return BackendListView(default=services.settings.effective_default_backend, backends=views)
 
 
-@router.head("/health", include_in_schema=False)
 @router.get("/health", operation_id="getHealth")
 async def get_health(services: ServicesDep) -> HealthView:
     """Get the state of the whole service. The status code is always 200; `status` says whether the service works."""
@@ -176,14 +175,12 @@ def _loads(fleet: Fleet, backend: Backend) -> list[ModelLoad]:
     return [worker.loading for worker in fleet.workers_of(backend) if worker.loading]
 
 
-@router.head("/health/live", include_in_schema=False)
 @router.get("/health/live", operation_id="getLiveness")
 async def get_liveness() -> dict[str, str]:
     """Check that the process responds."""
     return {"status": "ok"}
 
 
-@router.head("/health/ready", include_in_schema=False)
 @router.get(
     "/health/ready",
     operation_id="getReadiness",

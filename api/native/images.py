@@ -7,7 +7,7 @@ from fastapi import APIRouter, Query, Request, Response
 from fastapi.responses import FileResponse, StreamingResponse
 
 from api.delivery.archive import MAX_ARCHIVED_JOBS, archive_images
-from api.delivery.image_files import serve_image, serve_thumbnail
+from api.delivery.image_files import FileStream, serve_image, serve_thumbnail
 from api.edge.authentication import CallerDep, charge
 from api.problems import problem_responses
 from api.services import ServicesDep
@@ -17,7 +17,6 @@ from shared.storage.images import THUMBNAIL_WIDTH
 router = APIRouter(tags=["jobs"])
 
 
-@router.head("/api/jobs/{job_id}/images/{index}", include_in_schema=False)
 @router.get(
     "/api/jobs/{job_id}/images/{index}",
     operation_id="getImage",
@@ -86,4 +85,4 @@ async def get_images(
     snapshots = await asyncio.gather(*reads)
     chunks = await archive_images(services.image_store.storage, [snapshot.job for snapshot in snapshots])
     headers = {"Content-Disposition": 'attachment; filename="images.zip"', "X-Accel-Buffering": "no"}
-    return StreamingResponse(chunks, media_type="application/zip", headers=headers)
+    return FileStream(chunks, media_type="application/zip", headers=headers)

@@ -75,7 +75,6 @@ def _policy(bucket: str) -> str:
     return content_security_policy(allowed)
 
 
-@router.head("/")
 @router.get("/")
 async def get_root(http: Request, services: ServicesDep) -> Response:
     """The page for browsers; links for programs."""
@@ -89,7 +88,6 @@ async def get_root(http: Request, services: ServicesDep) -> Response:
     return _send(page, http, PAGE_CACHE, {"Content-Security-Policy": _policy(_bucket(services))})
 
 
-@router.head(STUDIO_PATH + "/{name:path}")
 @router.get(STUDIO_PATH + "/{name:path}")
 async def get_studio_file(http: Request, name: str) -> Response:
     if name not in STUDIO_FILES:

@@ -34,8 +34,9 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
         ownership.take_over()
     elif not take_over and (refusal := ownership.refusal()) is not None:
         raise ConfigurationError(refusal)
-    retention = Retention(store, settings.redis_prefix, images, lambda: True, lambda: datetime.now(UTC))
-    return retention.apply(RetentionRules(keep_jobs_for=age, keep_images_for=age, max_bytes=None), dry_run=dry_run)
+    rules = RetentionRules(keep_jobs_for=age, keep_images_for=age, max_bytes=None)
+    retention = Retention(store, settings.redis_prefix, images, lambda: True)
+    return retention.apply(rules, datetime.now(UTC), dry_run=dry_run)
 
 
 def parse_age(text: str) -> timedelta:

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shlex
+import signal
 import socket
 import sys
 import time
@@ -29,7 +30,7 @@ FAMILIES: Mapping[str, tuple[type[BaseModel], int]] = {
     "housekeeper": (HousekeeperSettings, 20003),
 }
 #: Variables that libraries read in all of them.
-LIBRARY_PREFIXES = ("AWS_", "HF_", "OTEL_")
+LIBRARY_PREFIXES = ("AWS_", "HF_", "HTTPS_PROXY", "NO_PROXY", "OTEL_")
 #: Settings that compose.yaml itself uses, or sets for each service.
 OF_COMPOSE = frozenset(
     f"{PREFIX}{name}"
@@ -104,6 +105,8 @@ def write_scripts(folder: Path, container: str, current: Values) -> None:
 
 
 def main(env_file: Path, folder: Path, ready: Path) -> None:
+    """Until SIGTERM, which ends it with 0."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     restarts = folder / "restarts"
     restarts.mkdir(exist_ok=True)
     os.chown(restarts, -1, FAMILIES["api"][1])

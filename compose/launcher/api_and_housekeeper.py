@@ -6,7 +6,6 @@ Where a machine runs more than this one service, as containers do, each has a pr
 
 import os
 import signal
-import sys
 from threading import Thread
 
 from api.main import main as serve
@@ -16,9 +15,6 @@ from worker.housekeeper.main import create_housekeeper
 
 def main() -> None:
     housekeeper = create_housekeeper()
-    # Also for the time when uvicorn handles signals: once it has stopped, it raises the signal again.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit())
     thread = Thread(target=_run, args=(housekeeper,), name="housekeeper")
     thread.start()
     try:

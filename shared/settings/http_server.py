@@ -117,7 +117,8 @@ class HttpServerSettings(BaseModel):
     max_jobs_per_key: Annotated[int, Group.JOB_LIMITS, Field(ge=0)] = 500
     """Maximum queued and running jobs per API key; excess jobs get 429. 0 means no limit."""
     max_event_streams: Annotated[int, Group.TRAFFIC_LIMITS, Field(ge=1)] = 200
-    """Maximum open event streams per API key, or per client address if no keys are set, in each API process."""
+    """Maximum open event streams per API key, or per client address if no keys are set, in each API process. As many
+    calls may wait for a job that an earlier call created."""
     max_connections: Annotated[int, Group.TRAFFIC_LIMITS, Field(ge=1)] = 4096
     """Maximum open connections per API process; less if the process may open fewer files. At the limit, the connection
     that has been idle longest is closed; if none is idle, a new connection gets 503."""

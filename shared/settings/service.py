@@ -95,10 +95,10 @@ class Settings(InfrastructureSettings):
     is an origin such as http://n8n:5678, or a path such as http://n8n:5678/webhook/images, which covers everything
     below it. All other hosts must be public and use port 80 or 443."""
     egress_proxy: Annotated[Annotated[SecretStr, AfterValidator(_proxy)] | None, Group.WEBHOOKS] = None
-    """Proxy for sending webhooks and fetching input images, such as http://proxy:3128 or
-    http://user:password@proxy:3128. It must support CONNECT to ports 80 and 443, resolve host names and refuse private
-    addresses. Hosts of SD_WEBHOOK_ALLOW at private addresses are reached directly, and all hosts if this is
-    empty."""
+    """Proxy for sending webhooks and fetching images, both input images and those of Black Forest Labs, such as
+    http://proxy:3128 or http://user:password@proxy:3128. It must support CONNECT to ports 80 and 443, resolve host
+    names and refuse private addresses. Hosts of SD_WEBHOOK_ALLOW at private addresses are reached directly, and all
+    hosts if this is empty."""
     alive_file: Annotated[Path | None, Group.OPERATIONS] = None
     """File that a worker or housekeeper touches every two seconds while it is healthy, for health checks of
     containers."""

@@ -20,6 +20,7 @@ from shared.settings.webhook_secret import parse_signing_keys
 from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
+from worker.housekeeper.clock_guard import ClockGuard
 from worker.housekeeper.image_links import JobLinks
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import Ownership
@@ -49,12 +50,17 @@ class Housekeeper:
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
         reaper = Reaper(store, jobs, housekeeping, JobRecovery(store, jobs))
         ownership = Ownership.of(store, settings.redis_prefix, images)
-        retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership), store.now)
+        retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership))
+        clock = ClockGuard()
 
         def apply_retention() -> None:
+            now = store.now()
+            if (refusal := clock.refusal(now)) is not None:
+                logger.warning(refusal)
+                return
             # One storage needs only one housekeeper.
             if store.run(housekeeping.take_turn("clear-away", RETENTION_SECONDS * 0.9)):
-                retention.apply(retention_rules(settings), seconds=RETENTION_SECONDS / 2)
+                retention.apply(retention_rules(settings), now, seconds=RETENTION_SECONDS / 2)
 
         self._rounds: list[tuple[str, float, Callable[[], object]]] = [
             ("leases", REAP_SECONDS, reaper.reap),

@@ -42,6 +42,7 @@ class RemovalCounts:
 @dataclass
 class _Run:
     rules: RetentionRules
+    now: datetime
     dry_run: bool
     end: float
     """By time.monotonic; the next round continues."""
@@ -69,7 +70,6 @@ class Retention:
         prefix: str,
         images: ImageStore,
         owns_images: Callable[[], bool],
-        now: Callable[[], datetime],
     ) -> None:
         """Images are left alone unless `owns_images()`."""
         self._store = store
@@ -77,41 +77,42 @@ class Retention:
         self._housekeeping = JobHousekeeping(prefix)
         self._images = images
         self._owns_images = owns_images
-        self._now = now
         self._sizes: dict[str, tuple[int | None, int]] = {}
         """Version and total size of each day."""
 
-    def apply(self, rules: RetentionRules, *, dry_run: bool = False, seconds: float = math.inf) -> RemovalCounts:
-        """Delete what the rules do not keep; a dry run counts what is too old.
+    def apply(
+        self, rules: RetentionRules, now: datetime, *, dry_run: bool = False, seconds: float = math.inf
+    ) -> RemovalCounts:
+        """Delete what the rules do not keep at this time; a dry run counts what is too old.
 
         Raise StoreUnavailable and StorageUnavailable.
         """
-        run = _Run(rules, dry_run, time.monotonic() + seconds)
+        run = _Run(rules, now, dry_run, time.monotonic() + seconds)
         owns_images = self._owns_images()
         input_bytes = self._remove_inputs(run, owns_images)
         if owns_images:
             self._remove_leftovers(run)
             if rules.keep_images_for is not None:
-                self._remove_old(run, self._now() - rules.keep_images_for)
+                self._remove_old(run, now - rules.keep_images_for)
             if rules.max_bytes is not None and not dry_run:
                 self._remove_beyond(run, rules.max_bytes - input_bytes)
-        jobs = sum(1 for _ in self._old_jobs(rules, dry_run))
+        jobs = sum(1 for _ in self._old_jobs(run))
         return RemovalCounts(jobs, run.files, run.bytes)
 
-    def _old_jobs(self, rules: RetentionRules, dry_run: bool) -> Iterator[str]:
+    def _old_jobs(self, run: _Run) -> Iterator[str]:
         """Delete old jobs and yield their ids, which begin with the time of creation and so sort by age."""
-        if rules.keep_jobs_for is None:
+        if run.rules.keep_jobs_for is None:
             return
-        last, limit = "", first_id_at(self._now() - rules.keep_jobs_for)
+        last, limit = "", first_id_at(run.now - run.rules.keep_jobs_for)
         while ids := self._store.run(self._housekeeping.list_older_than(limit, last, BATCH)):
             last = ids[-1]
             for job_id in ids:
-                if self._store.run(self._housekeeping.delete_job(job_id, dry_run=dry_run)):
+                if self._store.run(self._housekeeping.delete_job(job_id, dry_run=run.dry_run)):
                     yield job_id
 
     def _remove_inputs(self, run: _Run, owns_images: bool) -> int:
         """Delete inputs that no job or upload needs any more. Return how many bytes the others take."""
-        kept, oldest = 0, self._now() - LEFTOVER_AGE
+        kept, oldest = 0, run.now - LEFTOVER_AGE
         for folder in self._images.inputs.list_folders():
             if folder.job_id is None:
                 is_over = owns_images and folder.modified_at < oldest
@@ -127,7 +128,7 @@ class Retention:
 
     def _remove_leftovers(self, run: _Run) -> None:
         """Delete files of workers that died while writing them."""
-        oldest, storage = self._now() - LEFTOVER_AGE, self._images.storage
+        oldest, storage = run.now - LEFTOVER_AGE, self._images.storage
         for file in storage.list_files(STAGING_FOLDER):
             if file.modified_at < oldest:
                 run.count(1, file.size)

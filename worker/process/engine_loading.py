@@ -173,6 +173,7 @@ def _flux_api(settings: WorkerSettings, store: Store) -> "FluxApi":
         settings.job_timeout_seconds,
         RedisConcurrencySlots(store, slots),
         settings.bfl_memory_bytes,
+        image_proxy=settings.parsed_egress_proxy,
     )
 
 

@@ -8,7 +8,7 @@ from api.intake.json_uploads import PADDING
 from api.intake.submissions import VARIATION, Translation
 
 #: How an image begins in base64: PNG, JPEG, WebP, or the address of one.
-_IMAGE = re.compile(r"iVBORw0KGgo|/9j/|UklGR|data:image/|https?://")
+_IMAGE = re.compile(r"iVBORw0KGgo|[/_]9j[/_]|UklGR|data:image/|https?://")
 #: Parameters that are read here, or that only other kinds of models have.
 _READ = frozenset({"target_size", "prompt"})
 

@@ -78,7 +78,8 @@ class Call:
 
     async def wait(self, job_id: str, seconds: int) -> JobSnapshot:
         await self.find(job_id)
-        return await self._follow(job_id, seconds)
+        with self.services.stream_limit.waiting_slot(self.caller.client_id):
+            return await self._follow(job_id, seconds)
 
     async def cancel(self, job_id: str) -> JobSnapshot:
         """A job that has ended stays as it is."""

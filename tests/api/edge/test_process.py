@@ -1,8 +1,10 @@
 """An API process starts fast, stays small, and names what is wrong with its settings."""
 
 import signal
+import socket
 import subprocess
 import sys
+from urllib.parse import urlsplit
 
 import psutil
 import pytest
@@ -55,10 +57,23 @@ def test_a_new_process_starts_fast_stays_small_and_stops_cleanly(stack: Stack, m
 
     api.process.stop()
 
-    assert api.process.wait() in (0, -signal.SIGTERM)
+    assert api.process.wait() == 0
     assert api.process.lines[-1].endswith(f"Finished server process [{api.process.pid}]")
     assert "Traceback" not in api.process.output
     assert "Warning" not in api.process.output
+
+
+def test_a_forced_stop_cuts_off_requests_and_is_no_success(stack: Stack) -> None:
+    api = stack.start_api(SD_BACKENDS="null")
+    with socket.create_connection(("127.0.0.1", urlsplit(api.url).port)) as upload:
+        headers = b"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: 9\r\nExpect: 100-continue"
+        upload.sendall(b"POST /api/jobs HTTP/1.1\r\n" + headers + b"\r\n\r\n")
+        assert b"100 Continue" in upload.recv(100)
+        api.process.send(signal.SIGINT)
+        api.process.wait_for("Waiting for connections")
+        api.process.send(signal.SIGINT)
+
+        assert api.process.wait() == 128 + signal.SIGINT
 
 
 def test_a_missing_redis_url_ends_the_process_with_one_sentence(stack: Stack) -> None:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from itertools import takewhile
 
@@ -170,6 +170,24 @@ def test_a_caller_can_open_a_limited_number_of_event_streams(two_streams: Api) -
     for stream in (third, streams[1]):
         stream.close()
     alice.request("DELETE", job["links"]["self"])
+
+
+def test_a_caller_can_let_a_limited_number_of_calls_wait_for_one_job(two_streams: Api) -> None:
+    alice, key = Client(two_streams, ALICE), {"Idempotency-Key": "waiting"}
+    body = {"prompt": "x", "num_inference_steps": 100, "metadata": {"simulate": {"seconds": 10}}}
+    job = alice.request("POST", "/api/jobs", json=body, headers=key).json()
+
+    with ThreadPoolExecutor(3) as threads:
+        calls = [threads.submit(alice.request, "POST", "/api/txt2img", json=body, headers=key) for _ in range(3)]
+        refused = next(as_completed(calls))
+        others = alice.get(job["links"]["events"], stream=True)
+        alice.request("DELETE", job["links"]["self"])
+
+    assert_problem(refused.result(), 429, "rate-limited")
+    assert refused.result().headers["x-job-id"] == job["id"]
+    assert [call.result().json()["state"] for call in calls if call is not refused] == ["cancelled"] * 2
+    assert others.status_code == 200, "event streams are counted by themselves"
+    others.close()
 
 
 def test_ended_streams_free_their_slots(two_streams: Api) -> None:

@@ -14,6 +14,7 @@ import requests
 from shared.jobs.types import Backend
 from shared.redis.store import Store, connect
 from shared.workers.records import Workers
+from tests.api.clients import UNKNOWN_ID
 from tests.api.images import PROMPT, encoded, half_mask, post_image, scene
 from tests.api.problem import assert_problem, pointers
 from tests.stack import Api, Stack
@@ -80,12 +81,16 @@ def test_fields_in_query_and_form_must_agree(null: Stack) -> None:
 def test_json_gives_the_same_image_as_a_form(null: Stack, reference: Pixels) -> None:
     body: dict[str, Any] = {"prompt": "x", "seed": 7, "strength": 0.5}
     as_url = f"data:image/png;base64,{base64_of(SCENE)}"
+    # One byte more than it needs, so that padding would be due.
+    url_safe = base64.urlsafe_b64encode(SCENE + b"-").decode().rstrip("=")
 
     for path, image in [
         ("/api/txt2img", base64_of(SCENE)),
         ("/api/txt2img", as_url),
         ("/api/img2img", [as_url]),
         ("/api/txt2img", base64.encodebytes(SCENE).decode()),
+        ("/api/txt2img", url_safe),
+        ("/api/txt2img", f"data:image/png;base64,{url_safe}"),
     ]:
         assert (result_of(null, null.api.post(path, {**body, "image": image})) == reference).all()
 
@@ -199,6 +204,8 @@ def test_a_job_without_images_has_no_image_fields(null: Stack) -> None:
         ({"image": {"a": 1}}, "/image"),
         ({"image": "sha256:" + "0" * 64}, "/image"),
         ({"image": "not base64!"}, "/image"),
+        ({"image": f"{base64_of(SCENE)}A"}, "/image"),
+        ({"image": f"{UNKNOWN_ID}/0"}, "/image"),
         ({"image": "data:image/png,abc"}, "/image"),
         ({"image": "data:image/png;base64"}, "/image"),
         ({"image": [base64_of(SCENE)] * 5}, "/image"),

@@ -53,8 +53,9 @@ def read(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]:
         TEXT[:99] + "\\r\\n" + TEXT[99:],
         TEXT.replace("+", "\\u002b"),
         TEXT[:99] + "  " + TEXT[99:],
+        base64.urlsafe_b64encode(DATA).decode().rstrip("="),
     ],
-    ids=["plain", "data-url", "php", "lines", "escaped", "blanks"],
+    ids=["plain", "data-url", "php", "lines", "escaped", "blanks", "url-safe"],
 )
 def test_base64_in_every_notation_is_decoded_while_it_arrives(written: str, size: int) -> None:
     body = f'{{"prompt": "a \\"b\\\\", "image": ["{written}", "short"], "seed": 7}}'.encode()

@@ -1,8 +1,11 @@
 """Every route answers errors in one shape."""
 
+from typing import Any
+
 import pytest
 import requests
 
+from tests.api.native.test_purge import generated
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 
@@ -32,15 +35,15 @@ def test_every_route_answers_problems_of_one_shape(api: Api, method: str, path: 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/jobs", "GET, POST"),
+        ("PUT", "/api/jobs", "GET, HEAD, POST"),
         ("GET", "/api/txt2img", "POST"),
-        ("POST", UNKNOWN, "DELETE, GET"),
+        ("POST", UNKNOWN, "DELETE, GET, HEAD"),
         ("DELETE", f"{UNKNOWN}/events", "GET"),
         ("POST", f"{UNKNOWN}/images/0", "GET, HEAD"),
-        ("OPTIONS", "/api/jobs", "GET, POST"),
+        ("OPTIONS", "/api/jobs", "GET, HEAD, POST"),
         ("POST", "/health", "GET, HEAD"),
-        ("POST", "/api/backends", "GET"),
-        ("PATCH", "/info", "GET"),
+        ("POST", "/api/backends", "GET, HEAD"),
+        ("PATCH", "/info", "GET, HEAD"),
     ],
 )
 def test_405_names_every_allowed_method(api: Api, method: str, path: str, allowed: str) -> None:
@@ -62,11 +65,18 @@ def test_garbage_as_a_job_id_is_not_found(api: Api, garbage: str, end: str) -> N
     assert "set-cookie" not in answer.headers
 
 
-@pytest.mark.parametrize("path", ["/health", "/health/live", "/health/ready"])
-def test_head_answers_like_get_without_a_body(api: Api, path: str) -> None:
-    answer = api.http.head(api.url + path, timeout=10)
+def test_head_answers_like_get_without_a_body(api: Api, finished: dict[str, Any]) -> None:
+    inline = generated(api, response_format="b64_json")
+    paths = [f"/api/jobs/{inline['id']}", f"/v1/predictions/{finished['id']}", f"/api/images.zip?job={finished['id']}"]
 
-    assert (answer.status_code, answer.content) == (200, b"")
+    for path in ("/health", "/api/jobs", "/v1/models", "/api/jobs/unknown", *paths):
+        head, get = api.http.head(api.url + path, timeout=5), api.get(path)
+        assert (head.status_code, head.content) == (get.status_code, b"")
+        # The length of the archive is unknown before it is sent.
+        for answer in (head, get):
+            answer.headers.pop("transfer-encoding", None)
+            del answer.headers["date"]
+        assert head.headers == get.headers
 
 
 def test_the_null_backend_must_be_enabled(redis_url: str, stack: Stack) -> None:

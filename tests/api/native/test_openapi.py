@@ -96,6 +96,14 @@ def test_every_operation_is_described_and_keeps_its_id(schema: dict[str, Any]) -
     assert all(operation["description"] for operation in described.values())
 
 
+def test_every_path_with_get_answers_head_too_except_event_streams(api: Api, schema: dict[str, Any]) -> None:
+    for path, methods in schema["paths"].items():
+        if "get" in methods and path != "/mcp":
+            is_stream = "text/event-stream" in str(methods["get"])
+            assert (api.http.head(api.url + path, timeout=5).status_code == 405) == is_stream, path
+        assert "head" not in methods
+
+
 def test_every_documented_error_is_a_problem(schema: dict[str, Any]) -> None:
     shared = schema["components"]["responses"]
     for name, operation in operations(schema):

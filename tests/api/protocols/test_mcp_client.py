@@ -205,15 +205,24 @@ def test_arguments_that_clients_add_of_their_own_accord_are_ignored_and_named(ap
     assert "Warning: this tool has no argument toolCallId, chatInput, sessionId." in texts(result)
 
 
-def test_streams_of_agents_are_limited_for_each_client(stack: Stack) -> None:
+def test_streams_and_waiting_calls_of_agents_are_limited_for_each_client(stack: Stack) -> None:
     api = stack.start_api(SD_BACKENDS="null", SD_MAX_EVENT_STREAMS="1")
     headers = {"Accept": "text/event-stream"}
 
     with api.http.get(f"{api.url}/mcp", headers=headers, stream=True, timeout=60) as stream:
         assert stream.status_code == 200
         refused = requests.get(f"{api.url}/mcp", headers=headers, timeout=60)
+        job = api.post("/api/jobs", {"prompt": "x"}).json()
 
+        async def wait_twice(client: McpClient) -> list[str]:
+            calls = [asyncio.create_task(client.call_tool("wait_for_job", {"job_id": job["id"]})) for _ in range(2)]
+            await asyncio.wait(calls, return_when=asyncio.FIRST_COMPLETED)
+            api.delete(job["links"]["self"])
+            return [texts(await ended) for ended in calls]
+
+        waited = use(api.url, wait_twice, era="2026-07-28")
     assert_problem(refused, 429, "rate-limited")
+    assert sorted("rate-limited" in text for text in waited) == [False, True]
 
 
 @pytest.mark.parametrize("image", ["!!!", "data:text/html;base64,PGI+", "01a207b4-0da0-76eb-8b84-9486d49425aa/0"])

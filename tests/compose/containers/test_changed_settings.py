@@ -2,7 +2,9 @@
 
 import os
 import re
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +21,8 @@ from compose.container.changed_settings import (
     script,
     write,
 )
+from tests.stack import Process
+from tests.support.polling import wait_until
 
 ROOT = Path(__file__).parents[3]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]
@@ -126,6 +130,22 @@ def test_the_file_may_be_missing_and_is_read_as_compose_reads_it(tmp_path: Path)
     assert read_env(tmp_path / ".env") == {}
     (tmp_path / ".env").write_text("\ufeffSD_MODEL_ID=\"a b\" # why\nexport SD_DEVICE='cpu'\nnonsense\nSD_DTYPE=\n")
     assert read_env(tmp_path / ".env") == {"SD_MODEL_ID": "a b", "SD_DEVICE": "cpu", "SD_DTYPE": ""}
+
+
+def test_a_stop_of_the_service_that_reads_env_is_no_failure(tmp_path: Path) -> None:
+    code = """
+import os, sys
+from pathlib import Path
+from compose.container import changed_settings
+changed_settings.FAMILIES = {name: (family, os.getgid()) for name, (family, _) in changed_settings.FAMILIES.items()}
+changed_settings.main(Path(".env"), Path(), Path("ready"))
+"""
+    process = Process([sys.executable, "-c", code], tmp_path)
+    wait_until((tmp_path / "ready").exists)
+
+    process.send(signal.SIGTERM)
+
+    assert process.wait() == 0, process.output
 
 
 @pytest.mark.parametrize(("new", "ends"), [("b", True), ("a", False)])

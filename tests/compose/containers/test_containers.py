@@ -92,8 +92,8 @@ def test_all_services_but_local_models_have_a_memory_limit_and_redis_stays_below
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_setting_reaches_exactly_the_processes_that_read_it(name: str) -> None:
     expected = {f"{PREFIX}{field}".upper() for field in set(FAMILIES[name].model_fields) - FIXED}
-    expected |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)}
-    expected |= {"HF_ENDPOINT"} if FAMILIES[name] is WorkerSettings else set()
+    expected |= {variable for variable, _ in (*env_example.BUCKETS, *env_example.TRACES)} | {"HTTPS_PROXY", "NO_PROXY"}
+    expected |= {"HF_ENDPOINT", "HF_HUB_OFFLINE"} if FAMILIES[name] is WorkerSettings else set()
 
     assert set(SERVICES[name]["environment"]) == expected, "compose.yaml lists what it passes on"
 

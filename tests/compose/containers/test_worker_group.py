@@ -21,10 +21,11 @@ WORKER = """
 import os, pathlib, sys, time
 folder, device = pathlib.Path(os.environ["FOLDER"]), os.environ["SD_DEVICE"]
 (folder / f"started-{device}").write_text(os.environ["SD_HOST_WORKERS"] + " " + sys.argv[1])
-while not (end := folder / f"end-{device}").exists():
+end = folder / f"end-{device}"
+while not (code := end.exists() and end.read_text()):
     pathlib.Path(os.environ["SD_ALIVE_FILE"]).touch()
     time.sleep(0.05)
-sys.exit(int(end.read_text()))
+sys.exit(int(code))
 """
 
 

@@ -96,9 +96,9 @@ def test_retention_removes_old_images_from_the_bucket_and_no_files_of_others(ser
     assert service.api.http.put(f"{service.api.url}/api/jobs/{pinned}/pin", timeout=10).ok
     store, later = Store(connect(redis)), datetime.now(UTC) + timedelta(days=2)
     ownership = Ownership.of(store, service.prefix, images)
-    retention = Retention(store, service.prefix, images, lambda: ownership.claim() is None, lambda: later)
+    retention = Retention(store, service.prefix, images, lambda: ownership.claim() is None)
 
-    removed = retention.apply(RetentionRules(None, timedelta(days=1), None))
+    removed = retention.apply(RetentionRules(None, timedelta(days=1), None), later)
 
     assert removed.files >= 2
     assert {file.job_id for file in stored(service, s3)} == {pinned}

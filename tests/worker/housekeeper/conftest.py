@@ -44,11 +44,11 @@ class HousekeeperBench(Bench):
     def apply_retention(
         self, rules: RetentionRules, *, after: timedelta = timedelta(0), dry_run: bool = False
     ) -> RemovalCounts:
-        return self.retention(after).apply(rules, dry_run=dry_run)
+        return self.retention().apply(rules, datetime.now(UTC) + after, dry_run=dry_run)
 
-    def retention(self, after: timedelta = timedelta(0), storage: FolderStore | None = None) -> Retention:
-        now, images = datetime.now(UTC) + after, ImageStore(storage or FolderStore(self.folder))
-        return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None, lambda: now)
+    def retention(self, storage: FolderStore | None = None) -> Retention:
+        images = ImageStore(storage or FolderStore(self.folder))
+        return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None)
 
     def age_upload(self, job_id: str) -> None:
         self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1})

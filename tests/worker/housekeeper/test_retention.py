@@ -178,7 +178,7 @@ def test_no_image_is_listed_if_retention_is_off(bench: HousekeeperBench) -> None
             listed.append("days")
             return super().list_days()
 
-    bench.retention(storage=RecordingStore(bench.folder)).apply(KEEP_ALL)
+    bench.retention(storage=RecordingStore(bench.folder)).apply(KEEP_ALL, datetime.now(UTC))
 
     assert listed == [STAGING_FOLDER]
 
@@ -199,7 +199,7 @@ def test_days_are_listed_oldest_first_and_unchanged_days_only_once(bench: Housek
 
     def round_of(rules: RetentionRules) -> list[str]:
         listed.clear()
-        retention.apply(rules)
+        retention.apply(rules, datetime.now(UTC))
         return listed[1:]
 
     assert round_of(RetentionRules(None, None, 300)) == ["2026/11/20", "2026/11/21", "2026/11/22"]
@@ -213,9 +213,10 @@ def test_days_are_listed_oldest_first_and_unchanged_days_only_once(bench: Housek
 
 def test_a_round_ends_at_its_time_limit_and_the_next_one_continues(bench: HousekeeperBench) -> None:
     bench.run(bench.submit())
+    rules, now = RetentionRules(None, DAY, 0), datetime.now(UTC) + 2 * DAY
 
-    assert bench.retention(2 * DAY).apply(RetentionRules(None, DAY, 0), seconds=0).files == 0
-    assert bench.retention(2 * DAY).apply(RetentionRules(None, DAY, 0)).files == 1
+    assert bench.retention().apply(rules, now, seconds=0).files == 0
+    assert bench.retention().apply(rules, now).files == 1
 
 
 def test_only_one_housekeeper_at_a_time_gets_the_turn(bench: HousekeeperBench) -> None:

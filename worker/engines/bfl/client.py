@@ -20,6 +20,7 @@ from shared.errors import (
     UpstreamRejected,
 )
 from shared.jobs.job import ProviderTask
+from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse
 from worker.engines.bfl.http import Http, JobDeadline, NoResponse, ProviderTimeouts
 
@@ -67,11 +68,13 @@ class ImageNotFound(Exception):
 class BflClient:
     """Not thread-safe: one job at a time."""
 
-    def __init__(self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts) -> None:
+    def __init__(
+        self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts, image_proxy: EgressProxy | None
+    ) -> None:
         self._base = base_url
         self._key = key
         self._timeouts = timeouts
-        self._http = Http(base_url, key, timeouts)
+        self._http = Http(base_url, key, timeouts, image_proxy)
 
     def close(self) -> None:
         self._http.close()

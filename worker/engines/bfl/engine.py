@@ -16,6 +16,7 @@ from shared.jobs.job import ProviderTask
 from shared.jobs.requests import GenerationRequest
 from shared.models import bfl
 from shared.models.capabilities import Capabilities
+from shared.net.egress_proxy import EgressProxy
 from shared.storage.image_headers import read_header
 from worker.engines.base import JobWatch, PartialResult, Step
 from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, ImageNotFound, TaskRejected, response_lost
@@ -51,11 +52,13 @@ class FluxApi:
         slots: ConcurrencyLimit,
         memory_bytes: int = 384 << 20,
         timeouts: ProviderTimeouts = ProviderTimeouts(),  # noqa: B008 - frozen
+        image_proxy: EgressProxy | None = None,
     ) -> None:
         """`memory_bytes` limits the memory for input images and results of all jobs together."""
         self._base_url = base_url
         self._key = key
         self._timeouts = timeouts
+        self._image_proxy = image_proxy
         self._job_seconds = job_seconds
         self._slots = slots
         self._memory_budget = ImageMemoryBudget(memory_bytes)
@@ -82,7 +85,7 @@ class FluxApi:
             return client.credits()
 
     def _connect(self) -> AbstractContextManager[BflClient]:
-        return closing(BflClient(self._base_url, self._key, self._timeouts))
+        return closing(BflClient(self._base_url, self._key, self._timeouts, self._image_proxy))
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ import urllib3.exceptions
 from pydantic import SecretStr
 
 from shared.errors import ForbiddenUrl, InvalidOutput, OutboundTimeout, ResponseTooLarge, TimedOut, Unreachable
+from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse, OutboundClient
 from shared.net.url import Url
 from shared.settings.http_server import is_loopback
@@ -98,12 +99,15 @@ class NoResponse(Exception):
 class Http:
     """Not thread-safe: one job at a time."""
 
-    def __init__(self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts) -> None:
+    def __init__(
+        self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts, image_proxy: EgressProxy | None = None
+    ) -> None:
         base = Url.parse(base_url)
         self._origin = base.origin
         self._local = is_loopback(base.host)
         self._key = key
         self._timeouts = timeouts
+        self._image_proxy = image_proxy
         self._session = requests.Session()
         # By default, requests looks for credentials in ~/.netrc.
         self._session.auth = lambda prepared: prepared
@@ -123,7 +127,7 @@ class Http:
         return self._with_retries(send, deadline)
 
     def fetch(self, url: str, deadline: JobDeadline, max_bytes: int) -> HttpResponse:
-        """Without the key, from any public address. Retries as `get` does.
+        """Without the key, from any public address, through the proxy for images. Retries as `get` does.
 
         Raises ForbiddenUrl, and InvalidOutput for more than `max_bytes`.
         """
@@ -213,7 +217,7 @@ class Http:
             return OutboundClient([url.origin])
         if url.scheme != "https":
             raise ForbiddenUrl("The URL is not https.")
-        return OutboundClient()
+        return OutboundClient(proxy=self._image_proxy)
 
 
 def _read(response: requests.Response, max_bytes: int, check: Callable[[], None]) -> bytes:

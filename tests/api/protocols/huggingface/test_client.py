@@ -1,5 +1,6 @@
 """InferenceClient of the package huggingface_hub draws with the starter model."""
 
+import base64
 import io
 
 import pytest
@@ -59,6 +60,14 @@ def test_a_large_image_is_read_as_an_image(client: InferenceClient) -> None:
     image = client.image_to_image(noise_png(256, 256), prompt="x", num_inference_steps=2)
 
     assert image.size == (256, 256)
+
+
+def test_a_jpeg_in_the_alphabet_for_urls_is_an_image(null: Stack) -> None:
+    inputs = base64.urlsafe_b64encode(encoded(scene(96, 80), "JPEG")).decode()
+
+    answer = requests.post(f"{null.api.url}/models/null", json={"inputs": inputs}, timeout=60)
+
+    assert Image.open(io.BytesIO(answer.content)).size == (96, 80)
 
 
 def test_an_image_alone_is_the_body_itself(sd: Stack, client: InferenceClient) -> None:

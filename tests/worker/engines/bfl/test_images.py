@@ -9,7 +9,9 @@ import pytest
 from pydantic import SecretStr
 
 from shared.errors import ForbiddenUrl, InvalidOutput, TimedOut
-from tests.worker.engines.bfl.conftest import Table
+from shared.net.egress_proxy import EgressProxy
+from tests.shared.outbound.proxies import connect_proxy
+from tests.worker.engines.bfl.conftest import QUICK, Table
 from tests.worker.engines.bfl.provider import KEY, Reply, image, refused, state
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.bfl import client
@@ -99,6 +101,17 @@ def test_images_are_downloaded_from_public_https_only(url: str) -> None:
 
     with pytest.raises(ForbiddenUrl):
         http.fetch(url, JobDeadline(RecordingWatch(), 5), 1000)
+
+
+def test_images_are_downloaded_through_the_egress_proxy() -> None:
+    """Where all else is blocked, images that are paid for would be lost."""
+    with connect_proxy() as proxy:
+        http = Http("https://api.bfl.ai", SecretStr(KEY), QUICK, EgressProxy.parse(proxy.url))
+
+        with pytest.raises(TimedOut):
+            http.fetch("https://delivery.bfl.example/a", JobDeadline(RecordingWatch(), 0.1), 1000)
+
+    assert proxy.requests[0] == "CONNECT delivery.bfl.example:443"
 
 
 @pytest.mark.parametrize("url", ["https://10.1.2.3/a", "http://169.254.169.254/latest", "ftp://127.0.0.1/a"])
