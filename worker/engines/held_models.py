@@ -1,6 +1,6 @@
 """What a pool of models holds, and what it needs from others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -57,13 +57,17 @@ class HeldModel:
 
 def added_bytes(sizes: Sizes, models: Iterable[HeldModel]) -> int:
     """Bytes of the parts that none of these models has."""
-    present = {part for model in models for part in model.sizes}
+    present = parts_of(models)
     return sum(size for part, size in sizes.items() if part not in present)
 
 
 def total_bytes(models: Iterable[HeldModel]) -> int:
     """Bytes of all parts; shared ones count once."""
     return sum({part: size for model in models for part, size in model.sizes.items()}.values())
+
+
+def parts_of(models: Iterable[HeldModel]) -> Set[Hashable]:
+    return {part for model in models for part in model.sizes}
 
 
 class PoolListener(Protocol):

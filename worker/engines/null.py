@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Set
 
 import numpy as np
 from pydantic import ValidationError
@@ -120,13 +120,13 @@ class NullModel(NullEngine):
         self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
         self.fingerprint = f"{NullEngine.fingerprint} {self._variant}"
 
-    def move_to_main_memory(self) -> None:
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
         pass
 
     def move_to_device(self) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:
         pass
 
 
