@@ -1,6 +1,5 @@
 """The engine for every model that diffusers runs."""
 
-import gc
 import itertools
 import logging
 from collections.abc import Hashable, Sequence, Set
@@ -173,7 +172,6 @@ class DiffusersEngine:
         self._accelerator.drop()
         self._pipelines.to_main_memory(inherited)
         vars(self).clear()
-        gc.collect()
         free_memory()
 
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
