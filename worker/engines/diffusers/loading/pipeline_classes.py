@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from inspect import Parameter
 from typing import Any
@@ -59,6 +59,25 @@ def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:
     return inspect.signature(call.__call__).parameters
 
 
+def init_parameters(pipeline: type) -> Mapping[str, Parameter]:
+    """The parts and settings that it is created from."""
+    return inspect.signature(pipeline).parameters
+
+
+def assembled(pipeline: Any, given: Mapping[str, Any]) -> Any:
+    """A pipeline of those of these parts and settings that it takes. Raises ValueError if it needs others."""
+    known = init_parameters(pipeline)
+    if missing := _needed(pipeline) - given.keys():
+        raise ValueError(f"its index names no {min(missing)}")
+    pipe = pipeline(**{name: given[name] for name in known if name in given})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _needed(pipeline: type) -> Set[str]:
+    return {name for name, one in init_parameters(pipeline).items() if one.default is Parameter.empty}
+
+
 def has_negative_prompt(family: Family, parameters: Mapping[str, Parameter]) -> bool:
     return family.form in (Guidance.CFG, Guidance.TRUE_CFG) and "negative_prompt" in parameters
 
@@ -104,11 +123,5 @@ def _default(parameters: Mapping[str, Parameter], name: str) -> Any:
 
 def _fits(name: str | None, model: LocalModel) -> bool:
     """Whether the pipeline is installed and needs no part that the model lacks."""
-    if (found := installed(name)) is None:
-        return False
-    needed = {
-        key
-        for key, parameter in inspect.signature(found.__init__).parameters.items()
-        if parameter.default is Parameter.empty and key != "self"
-    }
-    return needed <= set(model.index)
+    found = installed(name)
+    return found is not None and _needed(found) <= model.index.keys()

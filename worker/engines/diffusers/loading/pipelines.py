@@ -1,6 +1,5 @@
 """Loads a model as pipelines: one set of weights, and up to three ways to use it."""
 
-import copy
 import inspect
 import math
 from collections.abc import Hashable, Set
@@ -10,7 +9,7 @@ from typing import Any
 import torch
 
 from worker.engines.diffusers.loading.modular import is_modular
-from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
+from worker.engines.diffusers.loading.pipeline_classes import assembled, installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.placement import (
@@ -139,14 +138,5 @@ def _cache_signatures(denoiser: Any) -> None:
 
 def _sharing_parts(pipe: Any, name: str | None) -> Any | None:
     """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert the parts."""
-    if name is not None and is_modular(pipe):
-        return copy.copy(pipe)
-    pipeline = installed(name)
-    if pipeline is None:
-        return None
-    known = inspect.signature(pipeline.__init__).parameters
-    settings = {key: value for key, value in pipe.config.items() if key in known and key not in pipe.components}
-    parts = {key: part for key, part in pipe.components.items() if key in known}
-    other = pipeline(**parts, **settings)
-    other.set_progress_bar_config(disable=True)
-    return other
+    pipeline = type(pipe) if is_modular(pipe) else installed(name)
+    return assembled(pipeline, {**pipe.config, **pipe.components}) if name else None
