@@ -1,12 +1,13 @@
 """What a pool of models holds, and what it needs from others."""
 
-from collections.abc import Hashable, Iterable, Sequence, Set
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import ModelUnavailable
 from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry
 from worker.engines.base import KnownModels, OnLoad, PooledEngine, Sizes
 
 
@@ -19,6 +20,10 @@ class ModelLoader(KnownModels, Protocol):
 
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
+        ...
+
+    def scan(self) -> Mapping[str, ModelEntry]:
+        """Look for models, and return what is known of each, by name."""
         ...
 
 
