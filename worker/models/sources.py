@@ -17,7 +17,7 @@ from worker.models.checkpoints.header import InvalidHeader
 from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
-from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name, read_json
+from worker.models.local_model import MODULAR_INDEX, LocalModel, index_name, read_json
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of
 from worker.models.weight_files import FILE_SUFFIXES
@@ -178,9 +178,9 @@ def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalM
     return LocalModel(
         name=name,
         path=folder,
-        format=ModelFormat.MODULAR if index == MODULAR_INDEX else ModelFormat.PIPELINE,
         folder=folder,
         index=content,
+        is_modular=index == MODULAR_INDEX,
         overrides=ModelOverrides.read(folder / OVERRIDES_FILE, name),
         revision=revision_of(folder),
     )

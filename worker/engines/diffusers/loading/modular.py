@@ -11,7 +11,7 @@ import diffusers
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.part_classes import part_class
-from worker.models.local_model import LocalModel, ModelFormat, read_json
+from worker.models.local_model import LocalModel, read_json
 
 #: The output of pipelines that make images; others make videos or sound.
 IMAGES = "images"
@@ -61,7 +61,7 @@ def modular_class(model: LocalModel, found: type) -> type:
 
     Raises ConfigurationError if they are not part of diffusers, or make no images.
     """
-    if is_modular(found) is not (model.format is ModelFormat.MODULAR) or found is diffusers.ModularPipeline:
+    if is_modular(found) is not model.is_modular or found is diffusers.ModularPipeline:
         raise ConfigurationError(
             f"The index of {model.name} names a {found.__name__}, which belongs to another format."
         )

@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.modular import modular_class
 from worker.engines.diffusers.loading.part_classes import part_class
 from worker.models.families import UNLISTED, Family, Guidance, Siblings, family_of
-from worker.models.local_model import LocalModel, ModelFormat
+from worker.models.local_model import LocalModel
 
 _NAME = re.compile(r"[A-Z]\w{2,80}Pipeline", re.ASCII)
 
@@ -28,7 +28,7 @@ def pipeline_of(model: LocalModel) -> tuple[Any, Family]:
     parameters = parameters_of(pipeline)
     if family is UNLISTED:
         family = _unlisted_family(model, parameters)
-    if model.format is ModelFormat.MODULAR:
+    if model.is_modular:
         siblings = _modular_siblings(model, family, parameters)
     else:
         names = (family.siblings.image, family.siblings.inpaint)
