@@ -68,7 +68,6 @@ class Prospect:
     def on_device(self, precision: str, quantize: str, device: str, free: int | None) -> "OnDevice":
         """`quantize` is SD_QUANTIZE, and `free` are the free bytes of a device with memory of its own."""
         working = working_bytes(self.parameters, self.pixels, WIDTHS[precision])
-        step, obstacles = Quantization.NONE, dict[Quantization, str]()
 
         def sizes_of(step: Quantization) -> dict[str, int]:
             return self.sizes(precision, step)
@@ -76,11 +75,7 @@ class Prospect:
         def obstacle_to(step: Quantization) -> str | None:
             return step.obstacle(device, in_bfloat16=precision == "bfloat16", is_compressed=self.is_compressed)
 
-        if quantize == "auto":
-            step, obstacles = choose_quantization(sizes_of, obstacle_to, free, working)
-        elif quantize != "off":
-            step = Quantization(quantize)
-            obstacles = {step: reason} if (reason := obstacle_to(step)) else {}
+        step, obstacles = choose_quantization(quantize, sizes_of, obstacle_to, free, working)
         sizes = sizes_of(step)
         return OnDevice(step, sizes, choose_placement(sizes, free, working), obstacles)
 
