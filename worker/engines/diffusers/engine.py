@@ -214,7 +214,6 @@ class DiffusersEngine:
             lambda: self._new_scheduler(request),
             watch,
             memory,
-            self._memory_budget,
             self._accelerator,
             self.batch_capacity(request),
             self._options.level is not Level.MAX,
