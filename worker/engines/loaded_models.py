@@ -241,7 +241,8 @@ class LoadedModels:
         waiting = [one for one in self.models if not one.is_on_device and one is not held]
         heirs = [one for one in waiting if one.sizes.keys() & leaving]
         inherited = leaving & parts_of(heirs)
-        if held.is_on_device and not self.budget.has_main_memory(sum(held.sizes[part] for part in inherited)):
+        size = sum(held.sizes[part] for part in inherited)
+        if size and held.is_on_device and not self.budget.has_main_memory(size):
             for one in heirs:
                 if one.name not in self.pinned:
                     self._evict(one)
