@@ -165,16 +165,19 @@ class PooledEngine(Engine, Protocol):
         """Memory that its weights take, as measured."""
         ...
 
-    def move_to_main_memory(self) -> None:
-        """No effect if the device is the CPU. Parts that another model needs on the device stay there."""
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
+        """No effect if the device is the CPU. The parts in `staying` are needed there by another model."""
         ...
 
     def move_to_device(self) -> None:
         """Raises OutOfMemory."""
         ...
 
-    def close(self) -> None:
-        """Free its memory. It must not be used afterwards."""
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:
+        """Free its memory. It must not be used afterwards.
+
+        The parts in `inherited` move to main memory, where models that have them as well wait.
+        """
         ...
 
 

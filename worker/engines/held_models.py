@@ -1,12 +1,13 @@
 """What a pool of models holds, and what it needs from others."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Protocol
 
 from shared.errors import ModelUnavailable
 from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry
 from worker.engines.base import KnownModels, OnLoad, PooledEngine, Sizes
 
 
@@ -19,6 +20,10 @@ class ModelLoader(KnownModels, Protocol):
 
     def load(self, model: str, on_load: OnLoad) -> PooledEngine:
         """Raises OutOfMemory, and ModelUnavailable with the reason."""
+        ...
+
+    def scan(self) -> Mapping[str, ModelEntry]:
+        """Look for models, and return what is known of each, by name."""
         ...
 
 
@@ -57,13 +62,17 @@ class HeldModel:
 
 def added_bytes(sizes: Sizes, models: Iterable[HeldModel]) -> int:
     """Bytes of the parts that none of these models has."""
-    present = {part for model in models for part in model.sizes}
+    present = parts_of(models)
     return sum(size for part, size in sizes.items() if part not in present)
 
 
 def total_bytes(models: Iterable[HeldModel]) -> int:
     """Bytes of all parts; shared ones count once."""
     return sum({part: size for model in models for part, size in model.sizes.items()}.values())
+
+
+def parts_of(models: Iterable[HeldModel]) -> Set[Hashable]:
+    return {part for model in models for part in model.sizes}
 
 
 class PoolListener(Protocol):

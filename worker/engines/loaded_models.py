@@ -4,7 +4,7 @@ import logging
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator, Sequence, Set
+from collections.abc import Callable, Hashable, Iterator, Sequence, Set
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
@@ -13,7 +13,7 @@ from shared.errors import ImagegenError, JobFailure, ModelUnavailable, OutOfMemo
 from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
 from worker.engines.base import Engine, OnLoad, PooledEngine, Sizes
-from worker.engines.held_models import HeldModel, ModelLoader, PoolListener, added_bytes, total_bytes
+from worker.engines.held_models import HeldModel, ModelLoader, PoolListener, added_bytes, parts_of, total_bytes
 from worker.engines.model_memory import MemoryBudget
 
 logger = logging.getLogger(__name__)
@@ -188,11 +188,11 @@ class LoadedModels:
         if not on_device:
             return False
         held = on_device[-1]
-        leaving = added_bytes(held.sizes, self._on_device(besides=held))
-        if not self._has_main_memory(leaving):
+        others = self._on_device(besides=held)
+        if not self._has_main_memory(added_bytes(held.sizes, others)):
             self._evict(held)
             return True
-        held.engine.move_to_main_memory()
+        held.engine.move_to_main_memory(parts_of(others))
         self._put(replace(held, is_on_device=False))
         logger.info("%s waits in main memory", held.name)
         return True
@@ -225,23 +225,29 @@ class LoadedModels:
         return [held for held in self.models if not held.users and held.name not in self.pinned]
 
     def _evict(self, held: HeldModel) -> None:
+        # It may have been evicted already, with a model that shares its parts.
+        if held.name not in self._models:
+            return
+        inherited = self._inherited_parts(held)
         with self._state:
-            # It may have been evicted already, with a model that shares its parts.
-            if self._models.pop(held.name, None) is None:
-                return
-        self._leave_parts(held)
-        held.engine.close()
+            del self._models[held.name]
+        held.engine.close(inherited)
         logger.info("%s is no longer in memory", held.name)
         self.listener.evicted(held.name)
 
-    def _leave_parts(self, held: HeldModel) -> None:
-        """Leave shared parts of an evicted model to models in main memory, or evict those, too, if it has no room."""
-        heirs = [one for one in self._evictable() if not one.is_on_device and one.sizes.keys() & held.sizes.keys()]
-        left = {part: size for one in heirs for part, size in one.sizes.items() if part in held.sizes}
-        size = added_bytes(left, self._on_device()) if held.is_on_device else 0
-        if size and not self.budget.has_main_memory(size):
+    def _inherited_parts(self, held: HeldModel) -> Set[Hashable]:
+        """What only models in main memory keep of one that is evicted. They leave, too, if there is no room for it."""
+        leaving = held.sizes.keys() - parts_of(self._on_device(besides=held))
+        waiting = [one for one in self.models if not one.is_on_device and one is not held]
+        heirs = [one for one in waiting if one.sizes.keys() & leaving]
+        inherited = leaving & parts_of(heirs)
+        size = sum(held.sizes[part] for part in inherited)
+        if size and held.is_on_device and not self.budget.has_main_memory(size):
             for one in heirs:
-                self._evict(one)
+                if one.name not in self.pinned:
+                    self._evict(one)
+            inherited &= parts_of(one for one in heirs if one.name in self._models)
+        return inherited
 
     def _put(self, held: HeldModel) -> HeldModel:
         with self._state:

@@ -18,7 +18,7 @@ import signal
 import threading
 import time
 import zlib
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence, Set
 
 import numpy as np
 from pydantic import ValidationError
@@ -26,8 +26,9 @@ from pydantic import ValidationError
 from shared import errors
 from shared.errors import InternalError, JobFailure, ModelNotFound, ModelUnavailable
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import FrozenModel
+from shared.jobs.types import Backend, FrozenModel
 from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry
 from worker.engines.base import JobWatch, MultiJobWatch, OnLoad, Sizes, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
 
@@ -122,13 +123,13 @@ class NullModel(NullEngine):
         self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
         self.fingerprint = f"{NullEngine.fingerprint} {self._variant}"
 
-    def move_to_main_memory(self) -> None:
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
         pass
 
     def move_to_device(self) -> None:
         pass
 
-    def close(self) -> None:
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:
         pass
 
 
@@ -154,6 +155,12 @@ class NullModels:
             on_load(MODEL_BYTES * tenth // 10, MODEL_BYTES)
             time.sleep(seconds / 10)
         return NullModel(self._known(model))
+
+    def scan(self) -> Mapping[str, ModelEntry]:
+        return {
+            name: ModelEntry(name=name, backend=Backend.NULL, capabilities=self.capabilities(name), commercial_use=True)
+            for name in MODELS
+        }
 
     def _known(self, model: str) -> str:
         if model not in MODELS:

@@ -3,7 +3,6 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 from typing import Any
 
@@ -17,28 +16,22 @@ MODULAR_INDEX = "modular_model_index.json"
 MAX_JSON_BYTES = 8 << 20
 
 
-class ModelFormat(StrEnum):
-    PIPELINE = "pipeline"
-    """A folder in diffusers' format."""
-    MODULAR = "modular"
-    """A folder of a modular pipeline."""
-    CHECKPOINT = "checkpoint"
-    """One .safetensors file; the configurations of its parts are bundled."""
-    TRANSFORMER = "transformer"
-    """One file with the transformer only, on the folder of a base model that holds the other parts."""
-
-
 @dataclass(frozen=True)
 class LocalModel:
+    """A folder in diffusers' format; or a file with all parts, whose configurations are bundled; or a file with the
+    transformer only, on the folder of a base model that holds the other parts.
+    """
+
     name: str
     """As in the setting or in the catalogue."""
     path: Path
     """The folder, or the file that holds the weights."""
-    format: ModelFormat
     folder: Path
     """Holds the index and the configurations: `path`, a bundled folder for checkpoints, the base for transformers."""
     index: Mapping[str, Any]
     """The content of model_index.json or modular_model_index.json."""
+    is_modular: bool = False
+    """Whether that index is the one of modular pipelines."""
     overrides: ModelOverrides = NO_OVERRIDES
     """What an imagegen.json in the folder, or beside the file, sets."""
     family_key: str | None = None

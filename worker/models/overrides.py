@@ -62,7 +62,7 @@ class ModelOverrides(FrozenModel):
         try:
             with file.open("rb") as stream:
                 text = stream.read(MAX_BYTES + 1)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return NO_OVERRIDES
         except OSError as error:
             raise ConfigurationError(f"The {file.name} of {name} cannot be read: {error.strerror}.") from None

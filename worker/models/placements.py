@@ -94,17 +94,22 @@ class Quantization(StrEnum):
 
 
 def choose_quantization(
+    setting: str,
     sizes: Callable[[Quantization], Mapping[str, int]],
     obstacle: Callable[[Quantization], str | None],
     free: int | None,
     working: Mapping[str, int],
 ) -> tuple[Quantization, dict[Quantization, str]]:
-    """The first step with which all of a model fits, and why earlier ones that would fit cannot be taken.
+    """What SD_QUANTIZE says, and why it, or what would have been preferred to it, cannot be used.
 
-    NONE if nothing suffices: then parts wait in main memory, unquantized.
+    `auto` takes the first step with which all of a model fits; NONE if nothing suffices: then parts wait in main
+    memory, unquantized.
     """
+    if setting not in ("off", "auto"):
+        step = Quantization(setting)
+        return step, {step: reason} if (reason := obstacle(step)) else {}
     obstacles: dict[Quantization, str] = {}
-    for step in Quantization:
+    for step in Quantization if setting == "auto" else ():
         if choose_placement(sizes(step), free, working) is Placement.RESIDENT:
             if (reason := obstacle(step)) is None:
                 return step, obstacles

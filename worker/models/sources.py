@@ -17,7 +17,7 @@ from worker.models.checkpoints.header import InvalidHeader
 from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of
 from worker.models.download_plans import OnProgress
-from worker.models.local_model import MODULAR_INDEX, LocalModel, ModelFormat, index_name, read_json
+from worker.models.local_model import MODULAR_INDEX, LocalModel, index_name, read_json
 from worker.models.overrides import NO_OVERRIDES, OVERRIDES_FILE, ModelOverrides, sidecar_of
 from worker.models.required_files import PIPELINE_INDEX, parts_of
 from worker.models.weight_files import FILE_SUFFIXES
@@ -108,6 +108,8 @@ class ModelSource:
             return self._file(folder)
         index = index_name(folder, self.index)
         if index is None:
+            if transformer := ModelOverrides.read(folder / OVERRIDES_FILE, self.model_id).transformer:
+                return self._file(folder / transformer)
             reason = (
                 f"that folder has no {self.index}"
                 if folder.is_dir()
@@ -129,11 +131,14 @@ class ModelSource:
         """A file or folder that the catalogue lists under this name."""
         if self.model_id.startswith((".", "/", "~")) or ".." in self.model_id.split("/"):
             return None
-        files = (self.model_dir / f"{self.model_id}{suffix}" for suffix in FILE_SUFFIXES)
-        if (file := next((file for file in files if file.is_file()), None)) is not None:
-            return file
         folder = self.model_dir / self.model_id
-        return folder if self.model_id.count("/") != 1 and index_name(folder) else None
+        if index_name(folder):
+            # One of Hugging Face counts as remote, whether or not it is downloaded.
+            return folder if self.model_id.count("/") != 1 else None
+        if _is_pair(folder):
+            return folder
+        files = (self.model_dir / f"{self.model_id}{suffix}" for suffix in ("", *FILE_SUFFIXES))
+        return next((file for file in files if file.suffix in FILE_SUFFIXES and file.is_file()), None)
 
     def _file(self, file: Path) -> LocalModel:
         """Raises ConfigurationError for files that hold no supported model, or lack parts."""
@@ -148,7 +153,7 @@ class ModelSource:
 
     def _find_base(self, name: str | None, pipeline: str | None) -> LocalModel | None:
         """A folder below SD_MODEL_DIR that has what the file lacks, as the catalogue would find it."""
-        folders = "*/*" if name is None else glob.escape(name)
+        folders = "*/**" if name is None else glob.escape(name)
         for index in sorted(self.model_dir.glob(f"{folders}/{PIPELINE_INDEX}")):
             with suppress(ConfigurationError):
                 model = folder_model(index.parent.relative_to(self.model_dir).as_posix(), index.parent)
@@ -171,6 +176,14 @@ class ModelSource:
         return folder
 
 
+def _is_pair(folder: Path) -> bool:
+    """Whether the folder's imagegen.json names a transformer and its base; an invalid one may, and says why later."""
+    try:
+        return ModelOverrides.read(folder / OVERRIDES_FILE, folder.name).transformer is not None
+    except ConfigurationError:
+        return True
+
+
 def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalModel:
     """The model in a folder that has this index. Raises ConfigurationError if it is invalid or needs its own code."""
     content = read_json(folder / index, name)
@@ -178,9 +191,9 @@ def folder_model(name: str, folder: Path, index: str = PIPELINE_INDEX) -> LocalM
     return LocalModel(
         name=name,
         path=folder,
-        format=ModelFormat.MODULAR if index == MODULAR_INDEX else ModelFormat.PIPELINE,
         folder=folder,
         index=content,
+        is_modular=index == MODULAR_INDEX,
         overrides=ModelOverrides.read(folder / OVERRIDES_FILE, name),
         revision=revision_of(folder),
     )

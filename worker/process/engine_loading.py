@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, assert_never
 
-from shared.errors import ConfigurationError, ModelUnavailable
+from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Operation, Store
@@ -16,13 +16,12 @@ from shared.settings.worker import WorkerSettings
 from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
 from worker.engines.base import EngineSource, SingleEngine
-from worker.engines.loaded_models import LoadedModels
 from worker.images.scaling import Scale, scaled
 from worker.models.catalogue import Catalogue
 from worker.models.download_plans import OnProgress
 from worker.models.required_files import MODEL_CONFIG
 from worker.models.sources import ModelSource
-from worker.process.model_pools import create_pool, entry_of, measured_bytes
+from worker.process.model_pools import create_pool, measured_bytes
 from worker.process.more_models import download_in_background
 from worker.records.concurrency_slots import RedisConcurrencySlots
 from worker.records.heartbeat import Heartbeat
@@ -68,13 +67,9 @@ def load_engines(
 
 
 def _null(settings: WorkerSettings, store: Store, worker: WorkerIdentity, heartbeat: Heartbeat) -> WorkerEngines:
-    from worker.engines.null import MODELS, NullModels
+    from worker.engines.null import NullModels
 
-    loader = NullModels()
-    entries = {name: entry_of(Backend.NULL, loader.capabilities(name)) for name in MODELS}
-    pool = create_pool(settings, store, worker, heartbeat, loader, lambda: entries)
-    _load_default(pool.models)
-    return WorkerEngines(pool.models, pool.upkeep)
+    return WorkerEngines(*create_pool(settings, store, worker, heartbeat, NullModels()))
 
 
 @contextmanager
@@ -128,34 +123,20 @@ def _diffusers(
         lambda name: measured_bytes(store, records, settings.backend, name),
         settings.commercial_only,
     )
-    offered = ModelsAndUpscalers(
-        models, models.scan, settings.model_dir, settings.backend, settings.device, settings.dtype
-    )
-    pool = create_pool(
+    offered = ModelsAndUpscalers(models, settings.model_dir, settings.backend, settings.device, settings.dtype)
+    pool, upkeep = create_pool(
         settings,
         store,
         worker,
         heartbeat,
         offered,
-        offered.scan,
         partial(usable_bytes, device),
         has_device_memory=has_own_memory(device),
     )
-    _load_default(pool.models)
     elsewhere = partial(records.is_elsewhere, settings.backend, source_name(settings.model_dir, model.name))
     download_in_background(settings, on_download)
     scale = Enlarger(device, choose_dtype(settings.dtype, device, HALF))
-    return WorkerEngines(pool.models, pool.upkeep, partial(device_memory, device), elsewhere, scale)
-
-
-def _load_default(models: LoadedModels) -> None:
-    """Raise ConfigurationError if that is not possible: a worker without its default model does not start."""
-    try:
-        models.load(models.default_model)
-    except ModelUnavailable as error:
-        if isinstance(error.__cause__, ConfigurationError):
-            raise error.__cause__ from None
-        raise ConfigurationError(error.detail) from error
+    return WorkerEngines(pool, upkeep, partial(device_memory, device), elsewhere, scale)
 
 
 def _flux_api(settings: WorkerSettings, store: Store) -> "FluxApi":

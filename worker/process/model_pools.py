@@ -2,13 +2,10 @@
 
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
 from functools import partial
 
-from shared.errors import StoreUnavailable
+from shared.errors import ConfigurationError, ModelUnavailable, StoreUnavailable
 from shared.jobs.types import Backend
-from shared.models.capabilities import Capabilities
-from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
 from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
@@ -16,16 +13,8 @@ from worker.engines.held_models import ModelLoader
 from worker.engines.loaded_models import LoadedModels
 from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
-from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, Scan, source_name
+from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, source_name
 from worker.records.recovery import WorkerIdentity
-
-
-@dataclass(frozen=True)
-class ModelPool:
-    """Everything that a worker with many models runs."""
-
-    models: LoadedModels
-    upkeep: ModelUpkeep
 
 
 def create_pool(
@@ -34,11 +23,11 @@ def create_pool(
     worker: WorkerIdentity,
     heartbeat: Heartbeat,
     loader: ModelLoader,
-    scan: Scan,
     free_device_memory: Callable[[], int | None] = lambda: None,
     *,
     has_device_memory: bool = False,
-) -> ModelPool:
+) -> tuple[LoadedModels, ModelUpkeep]:
+    """With the default model loaded. Raises ConfigurationError if that is not possible: then no worker starts."""
     backend, records = settings.backend, ModelRecords(settings.redis_prefix)
     reports = ModelReports(store, records, backend, heartbeat)
     free_main_memory = partial(main_memory_share, settings.host_workers)
@@ -50,8 +39,14 @@ def create_pool(
     guard = LoadGuard(store, records, backend).around
     models = LoadedModels(loader, budget, reports, settings.model_keep_alive_seconds, guard=guard)
     source = source_name(settings.model_dir, loader.default_model)
-    upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, scan, reports)
-    return ModelPool(models, upkeep)
+    upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, reports)
+    try:
+        models.load(models.default_model)
+    except ModelUnavailable as error:
+        if isinstance(error.__cause__, ConfigurationError):
+            raise error.__cause__ from None
+        raise ConfigurationError(error.detail) from error
+    return models, upkeep
 
 
 def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model: str) -> int | None:
@@ -59,8 +54,3 @@ def measured_bytes(store: Store, records: ModelRecords, backend: Backend, model:
     with suppress(StoreUnavailable):
         return store.run(records.read_size(backend, model))
     return None
-
-
-def entry_of(backend: Backend, capabilities: Capabilities) -> ModelEntry:
-    """The catalogue entry of a model without files."""
-    return ModelEntry(name=capabilities.model, backend=backend, capabilities=capabilities, commercial_use=True)

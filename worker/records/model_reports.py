@@ -5,7 +5,7 @@ import logging
 import platform
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -32,9 +32,6 @@ SCAN_SECONDS = 2.0
 SCAN_SHARE = 0.02
 #: How often a source without changes reports that it still exists.
 REFRESH_SECONDS = 10.0
-
-#: The models that this worker could load, by name.
-Scan = Callable[[], Mapping[str, ModelEntry]]
 
 
 class LoadGuard:
@@ -111,12 +108,11 @@ class ModelUpkeep:
         worker: str,
         source: str,
         models: LoadedModels,
-        scan: Scan,
         reports: ModelReports,
     ) -> None:
         self._store, self._records, self._backend = store, records, backend
         self._worker, self._source = worker, source
-        self._models, self._scan, self._reports = models, scan, reports
+        self._models, self._reports = models, reports
         self._published: Mapping[str, ModelEntry] | None = None
         self._published_at = self._scan_at = 0.0
         self._stopped = threading.Event()
@@ -141,7 +137,7 @@ class ModelUpkeep:
 
     def _publish(self) -> None:
         begin = time.monotonic()
-        entries = self._scan()
+        entries = self._models.loader.scan()
         now = time.monotonic()
         self._scan_at = now + max(SCAN_SECONDS, (now - begin) / SCAN_SHARE)
         known = self._published

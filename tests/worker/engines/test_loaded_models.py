@@ -1,7 +1,7 @@
 """The pool: what is loaded, what leaves memory, and what happens when something does not work."""
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
 
 import pytest
@@ -28,13 +28,13 @@ class Weights(NullModel):
         self.sizes = sizes
         self._name, self._log = name, log
 
-    def move_to_main_memory(self) -> None:
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:  # noqa: ARG002
         self._log.append(f"{self._name} to main memory")
 
     def move_to_device(self) -> None:
         self._log.append(f"{self._name} to device")
 
-    def close(self) -> None:
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:  # noqa: ARG002
         self._log.append(f"{self._name} closed")
 
 

@@ -17,6 +17,7 @@ from tests.stack import Process
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, NEEDED, TOKEN
 from tests.worker.models.hub import Hub
+from worker.models.hub.model_store import remove_model
 
 LARGE = "unet/diffusion_pytorch_model.fp16.safetensors"
 
@@ -127,6 +128,16 @@ def test_a_file_is_removed_by_its_name_with_what_lies_beside_it(shell: Shell) ->
 
     assert shell.output("remove", "sd/mine").startswith("Removed sd/mine (")
     assert not list(models.iterdir())
+
+
+def test_a_transformer_is_removed_by_the_name_of_its_folder_and_other_files_there_stay(tmp_path: Path) -> None:
+    other = write_header(tmp_path / "pair" / "other.safetensors", sd15_shapes())
+    write_header(tmp_path / "pair" / "unet.safetensors", sd15_shapes())
+    (tmp_path / "pair" / "imagegen.json").write_text('{"base": "owner/base", "transformer": "unet.safetensors"}')
+
+    assert remove_model(tmp_path, "pair") > 0
+
+    assert list((tmp_path / "pair").iterdir()) == [other]
 
 
 def test_a_link_is_removed_and_its_target_stays(shell: Shell) -> None:

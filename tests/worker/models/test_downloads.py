@@ -13,7 +13,6 @@ from worker.models.catalogue.prospects import prospect_of
 from worker.models.download_plans import INCOMPLETE_DIR
 from worker.models.hub import downloads
 from worker.models.hub.model_store import remove_model
-from worker.models.local_model import ModelFormat
 from worker.models.required_files import MODEL_CONFIG, parts_of, select_files
 from worker.models.sources import ModelSource
 
@@ -53,7 +52,7 @@ def test_a_modular_pipeline_is_downloaded_once_and_removed(hub: Hub, folder: Pat
     source = ModelSource("SD_MODEL_ID", NAME, folder.parents[1], TOKEN)
     model = source.ensure_downloaded()
 
-    assert model.format is ModelFormat.MODULAR
+    assert model.is_modular
     assert files_in(folder) == {*NEEDED, modular, "download.json"} - {"model_index.json"}
     assert hub.sent[-1] == (modular, 0)
     hub.num_requests = 0

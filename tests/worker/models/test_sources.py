@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from shared.errors import ConfigurationError
-from tests.worker.models.checkpoints.headers import flux_shapes, write_header
+from tests.worker.models.checkpoints.headers import flux_shapes, sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, TOKEN
 from tests.worker.models.hub import Hub
 from worker.models.local_model import LocalModel
@@ -93,6 +93,13 @@ def test_a_model_in_the_model_folder_is_found_by_its_name(tmp_path: Path) -> Non
     assert found("mine", tmp_path).path == tmp_path / "mine"
 
 
+def test_a_folder_keeps_its_name_and_a_file_of_the_same_name_has_its_ending(tmp_path: Path) -> None:
+    folder = shutil.copytree(STARTER, tmp_path / "same")
+    file = write_header(tmp_path / "same.safetensors", sd15_shapes())
+
+    assert (found("same", tmp_path).path, found("same.safetensors", tmp_path).path) == (folder, file)
+
+
 def test_a_folder_without_an_index_is_refused(tmp_path: Path) -> None:
     assert refusal(tmp_path, tmp_path) == f"SD_MODEL_ID is {tmp_path}, but that folder has no model_index.json."
 
@@ -112,13 +119,28 @@ def test_a_model_that_needs_its_own_code_is_refused(part: list[str], tmp_path: P
     assert refusal(tmp_path, tmp_path) == f"The model {tmp_path} needs its own code, which this service never runs."
 
 
-def test_a_file_finds_what_it_lacks_in_a_folder_of_its_family(tmp_path: Path) -> None:
+@pytest.mark.parametrize("base", ["base", "owner/base", "flux/of/owner/base"])
+def test_a_file_finds_what_it_lacks_in_a_folder_of_its_family(base: str, tmp_path: Path) -> None:
     file = write_header(tmp_path / "flux.safetensors", flux_shapes())
     assert "lacks vae and text_encoder and text_encoder_2 of FLUX.1" in refusal("flux", tmp_path)
     parts = {part: ["diffusers", "AutoencoderKL"] for part in ("vae", "text_encoder", "text_encoder_2")}
-    (tmp_path / "owner" / "base").mkdir(parents=True)
-    (tmp_path / "owner" / "base" / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
+    (tmp_path / base).mkdir(parents=True)
+    (tmp_path / base / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
 
     model = found("flux", tmp_path)
 
-    assert (model.path, model.base) == (file, "owner/base")
+    assert (model.path, model.base) == (file, base)
+
+
+@pytest.mark.parametrize("name", ["pair", "owner/pair"])
+def test_a_folder_with_a_transformer_and_the_name_of_its_base_is_found_by_its_name(name: str, tmp_path: Path) -> None:
+    shutil.copytree(STARTER, tmp_path / "owner" / "base")
+    file = write_header(tmp_path / name / "unet.safetensors", {"down_blocks.0.resnets.0.conv1.weight": (4, 4, 3, 3)})
+    pair = {"base": "owner/base", "transformer": "unet.safetensors"}
+    (tmp_path / name / "imagegen.json").write_text(json.dumps(pair))
+
+    model = found(name, tmp_path)
+
+    assert (model.name, model.path, model.base) == (name, file, "owner/base")
+    (tmp_path / name / "imagegen.json").write_text("{")
+    assert f"The imagegen.json of {name} is invalid" in refusal(name, tmp_path)

@@ -1,9 +1,8 @@
 """The engine for every model that diffusers runs."""
 
-import gc
 import itertools
 import logging
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Set
 from typing import Any
 
 import diffusers
@@ -33,7 +32,7 @@ from worker.engines.diffusers.memory.out_of_memory import (
     free_memory,
     keep_freed_memory,
 )
-from worker.engines.diffusers.memory.shared_parts import SharedParts
+from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts
 from worker.engines.diffusers.options import DiffusersOptions, Level
 from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
 from worker.engines.diffusers.prompts.embedding_files import find_embeddings
@@ -107,12 +106,14 @@ class DiffusersEngine:
         # The checker comes first: the model is placed in the memory that is left.
         find_checker = None if is_exempt else options.safety_checker
         checker = load_checker(model.folder, find_checker, device, shared) if find_checker else None
-        engine = cls(model, load_pipelines(model, device, dtype, options, shared), checker, options)
-        try:
-            prepare(engine._accelerator, engine._pipelines, engine.capabilities, options, engine._max_batch_size)
-        except Exception:
-            engine.close()
-            raise
+        parts = PartLoading(model, dtype_name(dtype), shared)
+        with parts.put_back_on_failure():
+            engine = cls(model, load_pipelines(model, device, dtype, options, parts), checker, options)
+            try:
+                prepare(engine._accelerator, engine._pipelines, engine.capabilities, options, engine._max_batch_size)
+            except Exception:
+                engine.close()
+                raise
         return engine
 
     @property
@@ -155,10 +156,10 @@ class DiffusersEngine:
         images = iter(self._render(read[0], list(itertools.chain(*specs)), watch))
         return [list(itertools.islice(images, len(job_specs))) for job_specs in specs]
 
-    def move_to_main_memory(self) -> None:
-        """Free the device's memory, and keep the weights in main memory."""
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
+        """Free the device's memory but for the parts in `staying`, and keep the weights in main memory."""
         self._accelerator.drop()
-        self._pipelines.leave_device()
+        self._pipelines.leave_device(staying)
         free_memory()
 
     def move_to_device(self) -> None:
@@ -166,12 +167,11 @@ class DiffusersEngine:
         with reported_out_of_memory():
             self._pipelines.return_to_device()
 
-    def close(self) -> None:
-        """Free all memory. The engine cannot be used afterwards."""
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:
+        """Free all memory but that of `inherited`, which moves to main memory. The engine cannot be used afterwards."""
         self._accelerator.drop()
-        self._pipelines.close()
+        self._pipelines.to_main_memory(inherited)
         vars(self).clear()
-        gc.collect()
         free_memory()
 
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
@@ -214,7 +214,6 @@ class DiffusersEngine:
             lambda: self._new_scheduler(request),
             watch,
             memory,
-            self._memory_budget,
             self._accelerator,
             self.batch_capacity(request),
             self._options.level is not Level.MAX,

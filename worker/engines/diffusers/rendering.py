@@ -21,7 +21,7 @@ from worker.engines.diffusers.denoising.init_image import MaskedLatentBlender
 from worker.engines.diffusers.denoising.modes import ImageInputs, Mode, choose_pipe, mode_for
 from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_run, watch_steps
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
+from worker.engines.diffusers.memory.out_of_memory import Fallback, OutOfMemoryFallbacks
 from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
@@ -52,7 +52,6 @@ class Rendering:
     """Schedulers keep state between steps: each pipeline call needs a new one."""
     watch: JobWatch
     memory: OutOfMemoryFallbacks
-    memory_budget: MemoryBudget
     accelerator: Accelerator
     batch_size: int
     batch_invariant: bool = True
@@ -155,6 +154,6 @@ class Rendering:
         yield from offloading_fallbacks(self._pipe, self.pipelines.placement, self.pipelines.device)
 
     def _one_by_one(self) -> nullcontext[None]:
-        self.memory_budget.record_batch_failure(self.request, min(self.batch_size, len(self.specs)))
+        self.memory.budget.record_batch_failure(self.request, min(self.batch_size, len(self.specs)))
         self.batch_size = 1
         return nullcontext()

@@ -1,6 +1,6 @@
 """The upscaling engine: enlarges the input image of a request to the requested size."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence, Set
 from pathlib import Path
 from typing import Self
 
@@ -43,14 +43,14 @@ class UpscalingEngine:
     def sizes(self) -> Sizes:
         return {id(self._upscaler): self._upscaler.size_bytes}
 
-    def move_to_main_memory(self) -> None:
+    def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:  # noqa: ARG002 - it shares no parts
         self._upscaler.to(torch.device("cpu"))
 
     def move_to_device(self) -> None:
         with reported_out_of_memory():
             self._upscaler.to(self._device)
 
-    def close(self) -> None:
+    def close(self, inherited: Set[Hashable] = frozenset()) -> None:
         """Its memory is freed with the last reference to it."""
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:

@@ -1,7 +1,7 @@
 """The upscalers on this machine, beside the models that make images."""
 
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -27,7 +27,6 @@ class ModelsAndUpscalers:
     """A ModelLoader of the models of another one and of upscalers. Thread-safe if that one is."""
 
     models: ModelLoader
-    scan_models: Callable[[], Mapping[str, ModelEntry]]
     model_dir: Path
     backend: Backend
     device: str
@@ -57,12 +56,11 @@ class ModelsAndUpscalers:
         return UpscalingEngine.load(model, self._files[model], self.device, self.dtype)
 
     def scan(self) -> Mapping[str, ModelEntry]:
-        """Look for models and upscalers, and return what is known of each."""
         folder = self.model_dir / UPSCALERS_FOLDER
         paths = sorted(folder.rglob("*.safetensors"))[:MAX_FILES] if folder.is_dir() else []
         found = {path.relative_to(self.model_dir).with_suffix("").as_posix(): path for path in paths}
         self._files = {STARTER_NAME: UPSCALE_STARTER, **found}
-        return {**self.scan_models(), **{name: self._entry(name) for name in self._files}}
+        return {**self.models.scan(), **{name: self._entry(name) for name in self._files}}
 
     def _inspected(self, name: str) -> Inspected:
         return _inspect(name, self._files[name], revision_of(self._files[name]))

@@ -14,7 +14,7 @@ from worker.models.catalogue.entries import CatalogueModel, DiskState
 from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
 from worker.models.catalogue.scan import MAX_FILES, FolderScan
 from worker.models.contents.fingerprint import revision_of_files
-from worker.models.local_model import LocalModel, ModelFormat
+from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER_NAME, UPSCALERS_FOLDER, ModelSource
 
 logger = logging.getLogger(__name__)
@@ -120,7 +120,7 @@ class Catalogue:
     def _bases(self) -> list[LocalModel]:
         """The folders that files may need, by name."""
         models = (entry.model for _, entry in sorted(self._models.items()))
-        return [model for model in models if model is not None and model.format is ModelFormat.PIPELINE]
+        return [model for model in models if model and not model.file_parts and not model.is_modular]
 
     def _find_base(self, name: str | None, pipeline: str | None) -> LocalModel | None:
         return next((base for base in self._bases() if name == base.name or pipeline == base.pipeline_class), None)

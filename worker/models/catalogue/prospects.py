@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
 from worker.models.catalogue.entries import CatalogueModel
-from worker.models.checkpoints.header import InvalidHeader, read_header
+from worker.models.checkpoints.header import InvalidHeader, count_parameters, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
-from worker.models.checkpoints.tensor_names import sort_tensors
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
 from worker.models.hub.licences import licence_of_folder
@@ -68,7 +67,6 @@ class Prospect:
     def on_device(self, precision: str, quantize: str, device: str, free: int | None) -> "OnDevice":
         """`quantize` is SD_QUANTIZE, and `free` are the free bytes of a device with memory of its own."""
         working = working_bytes(self.parameters, self.pixels, WIDTHS[precision])
-        step, obstacles = Quantization.NONE, dict[Quantization, str]()
 
         def sizes_of(step: Quantization) -> dict[str, int]:
             return self.sizes(precision, step)
@@ -76,11 +74,7 @@ class Prospect:
         def obstacle_to(step: Quantization) -> str | None:
             return step.obstacle(device, in_bfloat16=precision == "bfloat16", is_compressed=self.is_compressed)
 
-        if quantize == "auto":
-            step, obstacles = choose_quantization(sizes_of, obstacle_to, free, working)
-        elif quantize != "off":
-            step = Quantization(quantize)
-            obstacles = {step: reason} if (reason := obstacle_to(step)) else {}
+        step, obstacles = choose_quantization(quantize, sizes_of, obstacle_to, free, working)
         sizes = sizes_of(step)
         return OnDevice(step, sizes, choose_placement(sizes, free, working), obstacles)
 
@@ -118,7 +112,7 @@ def _files_of(model: LocalModel) -> list[Path]:
 
 def _parameters_in_folder(model: LocalModel) -> dict[str, float]:
     return {
-        part: sum(read_header(file).parameters for file in files)
+        part: float(sum(count_parameters(read_header(file).tensors.values()) for file in files))
         for part in model.parts
         if (files := weights_in(model.folder / part, "auto"))
     }
@@ -130,13 +124,10 @@ def _parameters_in_file(model: LocalModel) -> dict[str, float]:
         # Its weights stay compressed in memory.
         size = model.path.stat().st_size / WIDTHS["bfloat16"]
         return base | dict.fromkeys(model.file_parts, float(size))
-    header = read_header(model.path)
-    roles = sort_tensors(header.tensors)
-    counts = {
-        part: float(sum(math.prod(header.tensors[name].shape) for name in roles.get(role, {}).values()))
-        for part, role in model.file_parts.items()
+    held = read_header(model.path).parts
+    return base | {
+        part: float(count_parameters(held.get(role, {}).values())) for part, role in model.file_parts.items()
     }
-    return base | counts
 
 
 def _remote(source: ModelSource) -> Prospect:

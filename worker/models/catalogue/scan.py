@@ -46,10 +46,9 @@ class FolderScan:
             entries = {file: entry for file, entry in self._entries(path.parent).items() if file in beside}
             found = (file for file in self._files(path.parent, "", entries) if file.path == path)
             return next((replace(file, name=name) for file in found), None)
-        kind = _kind_of(self._entries(path))
-        if kind is None:
-            return None
-        return self._folder(path, name, kind, self._entries(path))
+        entries = self._entries(path)
+        kind = _kind_of(entries)
+        return None if kind is None else self._folder(path, name, kind, entries)
 
     def _walk(self, folder: Path, name: str, depth: int, skipped: set[str]) -> Iterator[Candidate]:
         entries = self._entries(folder)

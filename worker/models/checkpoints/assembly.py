@@ -12,7 +12,7 @@ from worker.models.checkpoints.recognition import Recognised, UnknownFamily, rec
 from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.fingerprint import revision_of_files
-from worker.models.local_model import LocalModel, ModelFormat
+from worker.models.local_model import LocalModel
 from worker.models.overrides import ModelOverrides
 
 GGUF = ".gguf"
@@ -90,7 +90,6 @@ def _recognised(
     return LocalModel(
         name=name,
         path=path,
-        format=ModelFormat.TRANSFORMER if found.missing else ModelFormat.CHECKPOINT,
         folder=base.folder if base else BUNDLED,
         base=base.name if base else None,
         index=index,
@@ -121,7 +120,6 @@ def _on_base(name: str, path: Path, overrides: ModelOverrides, base: LocalModel)
     return LocalModel(
         name=name,
         path=path,
-        format=ModelFormat.TRANSFORMER,
         folder=base.folder,
         base=base.name,
         index=base.index,

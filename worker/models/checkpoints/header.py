@@ -2,10 +2,13 @@
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+from worker.models.checkpoints.tensor_names import Role, sort_tensors
 
 #: The largest known headers, with the captions of a whole training set, have a few megabytes.
 MAX_HEADER_BYTES = 16 << 20
@@ -33,14 +36,23 @@ class Tensor:
     length: int
 
 
+def count_parameters(tensors: Iterable[Tensor]) -> int:
+    """How many numbers they hold."""
+    return sum(math.prod(tensor.shape) for tensor in tensors)
+
+
 @dataclass(frozen=True)
 class Header:
     tensors: Mapping[str, Tensor]
     metadata: Mapping[str, str]
 
-    @property
-    def parameters(self) -> int:
-        return sum(math.prod(tensor.shape) for tensor in self.tensors.values())
+    @cached_property
+    def parts(self) -> Mapping[Role, Mapping[str, Tensor]]:
+        """By role: each tensor by its name within the part."""
+        sorted_names = sort_tensors(self.tensors)
+        return {
+            role: {inner: self.tensors[name] for inner, name in names.items()} for role, names in sorted_names.items()
+        }
 
 
 def read_header(path: Path) -> Header:

@@ -1,6 +1,6 @@
 """Recognises what a single file holds, from the names and shapes of its tensors."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,10 +9,8 @@ from worker.models.checkpoints.header import Header, Tensor
 from worker.models.checkpoints.modelspec import ModelSpec, read_modelspec
 from worker.models.checkpoints.rejections import NotACheckpoint, reason_of_rejection
 from worker.models.checkpoints.shapes import derive
-from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.checkpoints.tensor_names import Role
 from worker.models.checkpoints.variants import Variant, variant_of
-
-Roles = Mapping[Role, Mapping[str, str]]
 
 
 class UnknownFamily(NotACheckpoint):
@@ -34,29 +32,24 @@ class Recognised:
     """Parts with weights that the file lacks."""
     spec: ModelSpec
 
-    @property
-    def pipeline_class(self) -> str:
-        return str(self.index["_class_name"])
-
 
 def recognise(header: Header, name: str) -> Recognised:
     """`name` is that of the file, without its extension: some variants show only there. Raises NotACheckpoint."""
     if reason := reason_of_rejection(header):
         raise NotACheckpoint(reason)
-    roles = sort_tensors(header.tensors)
-    denoiser = _tensors(header, roles, Role.DENOISER)
+    denoiser = header.parts.get(Role.DENOISER, {})
     spec = read_modelspec(header.metadata)
-    family = family_of(denoiser, roles)
+    family = family_of(denoiser, header.parts)
     if family is None:
         raise UnknownFamily(
             "No supported family of models has such tensors: name its base model in an imagegen.json, or use a folder "
             "in diffusers' format."
         )
     variant = variant_of(family, denoiser, header, f"{name} {spec.title or ''}", spec)
-    return _described(header, roles, family, variant, spec)
+    return _described(header, family, variant, spec)
 
 
-def family_of(denoiser: Mapping[str, Tensor], roles: Roles) -> str | None:
+def family_of(denoiser: Mapping[str, Tensor], roles: Collection[Role]) -> str | None:
     """None for families whose single files need a base model."""
     if "input_blocks.0.0.weight" in denoiser:
         if "label_emb.0.0.weight" in denoiser:
@@ -74,10 +67,6 @@ def family_of(denoiser: Mapping[str, Tensor], roles: Roles) -> str | None:
     return None
 
 
-def _tensors(header: Header, roles: Roles, role: Role) -> dict[str, Tensor]:
-    return {inner: header.tensors[name] for inner, name in roles.get(role, {}).items()}
-
-
 #: The role of each bundled configuration with weights.
 _ROLES = {
     "clip-l": Role.CLIP_L,
@@ -91,7 +80,7 @@ _ROLES = {
 _OPTIONAL = {("sd3", "text_encoder_3"): "tokenizer_3"}
 
 
-def _described(header: Header, roles: Roles, family: str, variant: Variant, spec: ModelSpec) -> Recognised:
+def _described(header: Header, family: str, variant: Variant, spec: ModelSpec) -> Recognised:
     index: dict[str, Any] = {**configurations.index_of(family), "_class_name": variant.pipeline_class}
     configs: dict[str, Mapping[str, Any]] = {}
     found: dict[str, Role] = {}
@@ -104,10 +93,9 @@ def _described(header: Header, roles: Roles, family: str, variant: Variant, spec
             index[part] = ["diffusers", configs[part]["_class_name"]]
             continue
         role = _role_of(bundled)
-        if role in roles:
+        if role in header.parts:
             found[part] = role
-            tensors, configuration = _tensors(header, roles, role), configurations.configuration(bundled)
-            configs[part] = derive(role, index[part][1], tensors, configuration)
+            configs[part] = derive(role, index[part][1], header.parts[role], configurations.configuration(bundled))
         elif (family, part) in _OPTIONAL:
             index[part] = index[_OPTIONAL[family, part]] = [None, None]
         else:

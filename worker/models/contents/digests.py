@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import BinaryIO, Self
 
 from worker.models.checkpoints.header import InvalidHeader, read_header
-from worker.models.checkpoints.tensor_names import Role, sort_tensors
+from worker.models.checkpoints.tensor_names import Role
 from worker.models.contents.kept_rows import KeptRows
 
 FILE = "digests.json"
@@ -90,10 +90,8 @@ def _digest(content: Content) -> str:
 
 def _tensors(content: Content) -> list[tuple[int, int, str]]:
     """Where each tensor of the part is, under its name within the part."""
-    tensors = read_header(content.path).tensors
-    names = sort_tensors(tensors).get(content.role or Role.OTHER, {})
-    found = ((inner, tensors[name]) for inner, name in sorted(names.items()))
-    return [(one.start, one.length, f"{inner} {one.dtype} {one.shape}\n") for inner, one in found]
+    tensors = read_header(content.path).parts.get(content.role or Role.OTHER, {})
+    return [(one.start, one.length, f"{inner} {one.dtype} {one.shape}\n") for inner, one in sorted(tensors.items())]
 
 
 def _read(file: BinaryIO, start: int, length: int) -> Iterator[bytes]:

@@ -6,7 +6,7 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 from worker.models.download_plans import PLAN_FILE
 from worker.models.local_model import MODULAR_INDEX
-from worker.models.overrides import OVERRIDES_FILE
+from worker.models.overrides import OVERRIDES_FILE, ModelOverrides
 from worker.models.required_files import MODEL_CONFIG, PIPELINE_INDEX
 from worker.models.weight_files import ALL_SUFFIXES
 
@@ -25,6 +25,10 @@ def remove_model(model_dir: Path, name: str) -> int:
     path = _path_of(model_dir, name)
     if path is None:
         raise ConfigurationError(f"{name} is not a model in {model_dir.absolute()}.")
+    if (transformer := _transformer_in(path)) is not None:
+        # Other files of the folder may be models of their own.
+        (path / OVERRIDES_FILE).unlink()
+        path = transformer
     if path.is_symlink() or path.is_file():
         size = path.lstat().st_size
         path.unlink()
@@ -47,12 +51,21 @@ def _path_of(model_dir: Path, name: str) -> Path | None:
     path = model_dir / name
     if not path.parent.resolve().is_relative_to(model_dir.resolve()):
         return None
-    if _has_marker(path) and not path.is_symlink():
+    if (_has_marker(path) and not path.is_symlink()) or _transformer_in(path):
         return path
     files = (path.with_name(f"{path.name}{suffix}") for suffix in ("", *ALL_SUFFIXES))
     return next(
         (file for file in files if file.is_symlink() or (file.is_file() and file.name.endswith(ALL_SUFFIXES))), None
     )
+
+
+def _transformer_in(folder: Path) -> Path | None:
+    """The file of a folder that is a model because its imagegen.json names a transformer. Raises ConfigurationError."""
+    if folder.is_symlink() or _has_marker(folder):
+        return None
+    name = ModelOverrides.read(folder / OVERRIDES_FILE, folder.name).transformer
+    file = folder / name if name else None
+    return file if file and file.is_file() and file.parent.resolve().is_relative_to(folder.resolve()) else None
 
 
 def _has_marker(folder: Path) -> bool:

@@ -12,7 +12,6 @@ import pytest
 from shared.settings.worker import WorkerSettings
 from tests.worker.models.checkpoints.headers import flux_shapes, sd15_shapes, write_header, write_raw
 from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
-from worker.models.local_model import ModelFormat
 from worker.models.sources import STARTER, ModelSource
 
 
@@ -268,7 +267,7 @@ def test_a_pair_takes_a_transformer_and_a_base(tmp_path: Path) -> None:
     assert list(models) == ["owner/base", "pair"]
     assert (entry.state, entry.title, entry.commercial_use) == (DiskState.AVAILABLE, "Mine", False)
     assert entry.model is not None
-    assert (entry.model.format, entry.model.base) == (ModelFormat.TRANSFORMER, "owner/base")
+    assert (entry.model.path.name, entry.model.base) == ("unet.safetensors", "owner/base")
 
 
 def test_a_file_that_lacks_parts_finds_a_folder_of_its_family(tmp_path: Path) -> None:

@@ -45,7 +45,7 @@ def recognised(folder: Path, name: str, shapes: Shapes, metadata: Mapping[str, s
 def test_models_of_stable_diffusion(name: str, shapes: Shapes, pipeline: str, key: str | None, tmp_path: Path) -> None:
     found = recognised(tmp_path, name, shapes)
 
-    assert (found.pipeline_class, found.variant.family_key) == (pipeline, key)
+    assert (found.variant.pipeline_class, found.variant.family_key) == (pipeline, key)
     assert found.missing == ()
 
 
@@ -62,7 +62,7 @@ def test_models_of_stable_diffusion(name: str, shapes: Shapes, pipeline: str, ke
 def test_transformers_of_flux(prefix: str, name: str, shapes: Shapes, pipeline: str, key: str, tmp_path: Path) -> None:
     found = recognised(tmp_path, name, {f"{prefix}{tensor}": shape for tensor, shape in shapes.items()})
 
-    assert (found.pipeline_class, found.variant.family_key) == (pipeline, key)
+    assert (found.variant.pipeline_class, found.variant.family_key) == (pipeline, key)
     assert found.missing == ("vae", "text_encoder", "text_encoder_2")
 
 

@@ -19,19 +19,16 @@ from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, Tensor
 from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.local_model import LocalModel
-from worker.models.required_files import PIPELINE_INDEX
 
 
 @contextmanager
 def configured_folder(model: LocalModel) -> Iterator[Path]:
-    """A folder in diffusers' format: the model's own, or for a file one with everything but what the file has."""
+    """The parts of the model in diffusers' format: its own folder, or for a file one without what the file has."""
     if not model.file_parts:
         yield model.folder
         return
     with tempfile.TemporaryDirectory(prefix="imagegen-") as temporary:
         folder = Path(temporary)
-        index = {"_diffusers_version": diffusers.__version__, **model.index}
-        (folder / PIPELINE_INDEX).write_text(json.dumps(index), encoding="utf-8")
         for part in model.parts:
             if part in model.tokenizers:
                 write_tokenizer(model.tokenizers[part], folder / part)

@@ -82,7 +82,6 @@ class LocalModels:
             return DiffusersEngine.load(local, self.options, self.shared)
 
     def scan(self) -> Mapping[str, ModelEntry]:
-        """Look for models, and return what is known of each."""
         found = self._find()
         self._known = {name: known for name, known in self._known.items() if name in found}
         end = time.monotonic() + INSPECTION_SECONDS

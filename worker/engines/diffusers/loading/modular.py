@@ -3,7 +3,7 @@
 import functools
 import inspect
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from inspect import Parameter
 from typing import Any, ClassVar
 
@@ -11,12 +11,14 @@ import diffusers
 
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.part_classes import part_class
-from worker.models.local_model import LocalModel, ModelFormat, read_json
+from worker.models.local_model import LocalModel, read_json
 
 #: The output of pipelines that make images; others make videos or sound.
 IMAGES = "images"
 #: The part that weighs predictions, for pipelines whose call has no guidance scale.
 GUIDER, SCALE = "guider", "guidance_scale"
+#: Parts without which no pipeline can run.
+_NEEDED = ("vae", "scheduler")
 #: Blocks with code of their own, beside the index.
 _CODE_FILE, _CODE = "modular_config.json", "auto_map"
 
@@ -59,7 +61,7 @@ def modular_class(model: LocalModel, found: type) -> type:
 
     Raises ConfigurationError if they are not part of diffusers, or make no images.
     """
-    if is_modular(found) is not (model.format is ModelFormat.MODULAR) or found is diffusers.ModularPipeline:
+    if is_modular(found) is not model.is_modular or found is diffusers.ModularPipeline:
         raise ConfigurationError(
             f"The index of {model.name} names a {found.__name__}, which belongs to another format."
         )
@@ -69,34 +71,6 @@ def modular_class(model: LocalModel, found: type) -> type:
     if IMAGES not in {output.name for output in adapted.blocks_class().outputs}:
         raise ConfigurationError(f"The model {model.name} is a {found.__name__}, which makes no images.")
     return adapted  # type: ignore[no-any-return]
-
-
-def load_modular(model: LocalModel, pipeline: Any, parts: Mapping[str, Any]) -> Any:
-    """The pipeline with these parts, and those without weights. Raises what the libraries raise, and ValueError.
-
-    diffusers itself would import what the index names, and download parts that are elsewhere.
-    """
-    pipe = pipeline(pipeline.blocks_class())
-    known = set(pipe.component_names)
-    settings = pipe.config.keys() - known
-    pipe.register_to_config(**{key: value for key, value in model.index.items() if key in settings and key[0] != "_"})
-    found = {name: parts.get(name) for name in model.parts if name in known}
-    for name, part in found.items():
-        found[name] = _without_weights(model, name) if part is None else part
-    pipe.register_components(**found)
-    for name in ("vae", "scheduler"):
-        if getattr(pipe, name, None) is None:
-            raise ValueError(f"its index names no {name}")
-    return pipe
-
-
-def _without_weights(model: LocalModel, name: str) -> Any:
-    library, kind = model.parts[name]
-    found = part_class(library, kind)
-    if found is None or not hasattr(found, "from_pretrained"):
-        raise TypeError(f"its {name} is a {kind}, which the installed {library} does not have")
-    options = {"trust_remote_code": False} if library == "transformers" else {}
-    return found.from_pretrained(str(model.folder), subfolder=name, local_files_only=True, **options)
 
 
 def _blocks_class(model: LocalModel, found: Any) -> Any:
@@ -116,27 +90,41 @@ def _has_code(model: LocalModel) -> bool:
 
 @functools.cache
 def _adapted(found: Any, blocks_class: Any) -> Any:
-    """A subclass whose call has the inputs of the blocks as its signature."""
+    """A subclass that is created from its parts and settings, and called with the inputs of its blocks.
+
+    diffusers itself would import what the index names, and download parts that are elsewhere.
+    """
     blocks = blocks_class()
+    parts = {spec.name: _parameter(spec.name, None) for spec in blocks.expected_components}
+    parts |= {name: Parameter(name, Parameter.KEYWORD_ONLY) for name in _NEEDED}
+    settings = {spec.name: _parameter(spec.name, spec.default) for spec in blocks.expected_configs}
     guider = next((spec for spec in blocks.expected_components if spec.name == GUIDER), None)
-    parameters = {
-        given.name: Parameter(given.name, Parameter.KEYWORD_ONLY, default=given.default)
-        for given in blocks.inputs
-        if given.name
-    }
+    parameters = {given.name: _parameter(given.name, given.default) for given in blocks.inputs if given.name}
     own_scale = SCALE in parameters or guider is None
     if guider is not None and not own_scale:
-        default = (guider.config or {}).get(SCALE)
-        parameters[SCALE] = Parameter(SCALE, Parameter.KEYWORD_ONLY, default=default)
+        parameters[SCALE] = _parameter(SCALE, (guider.config or {}).get(SCALE))
+
+    def create(self: Any, **given: Any) -> None:
+        found.__init__(self, blocks_class())
+        self.register_to_config(**{name: value for name, value in given.items() if name in settings})
+        self.register_components(**{name: value for name, value in given.items() if name in parts})
 
     def call(self: Any, **inputs: Any) -> Any:
         if not own_scale and (scale := inputs.pop(SCALE, None)) is not None:
             self._guide(scale)
         return found.__call__(self, **inputs)
 
+    create.__signature__ = inspect.Signature([_SELF, *parts.values(), *settings.values()])  # type: ignore[attr-defined]
     call.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
-    namespace = {"__call__": call, "blocks_class": blocks_class}
+    namespace = {"__init__": create, "__call__": call, "blocks_class": blocks_class}
     return type(found.__name__, (ModularCall, found, diffusers.DiffusionPipeline), namespace)
+
+
+_SELF = Parameter("self", Parameter.POSITIONAL_ONLY)
+
+
+def _parameter(name: str, default: Any) -> Parameter:
+    return Parameter(name, Parameter.KEYWORD_ONLY, default=default)
 
 
 def _all_blocks(block: Any) -> Iterator[Any]:

@@ -16,10 +16,6 @@ def part_class(library: str, kind: str) -> Any | None:
     return found if isinstance(found, type) else None
 
 
-def has_weights(kind: Any | None) -> bool:
-    return kind is not None and issubclass(kind, torch.nn.Module)
-
-
 def require_weights(part: torch.nn.Module, name: str, info: Mapping[str, Any]) -> None:
     """Raises ValueError if weights are missing: the library, which returned `info`, has made them up."""
     if missing := set(info["missing_keys"]) & {key for key, _ in part.named_parameters()}:

@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from dataclasses import replace
 from inspect import Parameter
 from typing import Any
@@ -13,7 +13,7 @@ from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.modular import modular_class
 from worker.engines.diffusers.loading.part_classes import part_class
 from worker.models.families import UNLISTED, Family, Guidance, Siblings, family_of
-from worker.models.local_model import LocalModel, ModelFormat
+from worker.models.local_model import LocalModel
 
 _NAME = re.compile(r"[A-Z]\w{2,80}Pipeline", re.ASCII)
 
@@ -28,7 +28,7 @@ def pipeline_of(model: LocalModel) -> tuple[Any, Family]:
     parameters = parameters_of(pipeline)
     if family is UNLISTED:
         family = _unlisted_family(model, parameters)
-    if model.format is ModelFormat.MODULAR:
+    if model.is_modular:
         siblings = _modular_siblings(model, family, parameters)
     else:
         names = (family.siblings.image, family.siblings.inpaint)
@@ -57,6 +57,25 @@ def parameters_of(pipeline: Any) -> Mapping[str, Parameter]:
     """What its call takes."""
     call = pipeline if isinstance(pipeline, type) else type(pipeline)
     return inspect.signature(call.__call__).parameters
+
+
+def init_parameters(pipeline: type) -> Mapping[str, Parameter]:
+    """The parts and settings that it is created from."""
+    return inspect.signature(pipeline).parameters
+
+
+def assembled(pipeline: Any, given: Mapping[str, Any]) -> Any:
+    """A pipeline of those of these parts and settings that it takes. Raises ValueError if it needs others."""
+    known = init_parameters(pipeline)
+    if missing := _needed(pipeline) - given.keys():
+        raise ValueError(f"its index names no {min(missing)}")
+    pipe = pipeline(**{name: given[name] for name in known if name in given})
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def _needed(pipeline: type) -> Set[str]:
+    return {name for name, one in init_parameters(pipeline).items() if one.default is Parameter.empty}
 
 
 def has_negative_prompt(family: Family, parameters: Mapping[str, Parameter]) -> bool:
@@ -104,11 +123,5 @@ def _default(parameters: Mapping[str, Parameter], name: str) -> Any:
 
 def _fits(name: str | None, model: LocalModel) -> bool:
     """Whether the pipeline is installed and needs no part that the model lacks."""
-    if (found := installed(name)) is None:
-        return False
-    needed = {
-        key
-        for key, parameter in inspect.signature(found.__init__).parameters.items()
-        if parameter.default is Parameter.empty and key != "self"
-    }
-    return needed <= set(model.index)
+    found = installed(name)
+    return found is not None and _needed(found) <= model.index.keys()

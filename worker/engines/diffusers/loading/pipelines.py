@@ -1,19 +1,16 @@
 """Loads a model as pipelines: one set of weights, and up to three ways to use it."""
 
-import copy
 import inspect
 import math
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Set
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from shared.errors import ConfigurationError
 from worker.engines.diffusers.loading.modular import is_modular
-from worker.engines.diffusers.loading.pipeline_classes import installed, pipeline_of
+from worker.engines.diffusers.loading.pipeline_classes import assembled, installed, pipeline_of
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
-from worker.engines.diffusers.memory.devices import dtype_name
 from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.placement import (
     has_own_memory,
@@ -23,7 +20,7 @@ from worker.engines.diffusers.memory.placement import (
     room_for,
 )
 from worker.engines.diffusers.memory.quantization import quantize
-from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts, parts_of
+from worker.engines.diffusers.memory.shared_parts import PartLoading, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family
 from worker.models.local_model import LocalModel
@@ -46,7 +43,6 @@ class Pipelines:
     device: torch.device
     placement: Placement
     quantization: Quantization
-    shared: SharedParts
 
     @property
     def denoiser(self) -> Any:
@@ -73,13 +69,11 @@ class Pipelines:
             self.text.remove_all_hooks()
             self.text.to("cpu", silence_dtype_warnings=True)
 
-    def leave_device(self) -> None:
-        """Move all parts but those that other models need to main memory, if the device has its own memory."""
-        if not has_own_memory(self.device):
-            return
+    def leave_device(self, staying: Set[Hashable]) -> None:
+        """Move all parts but these to main memory."""
         match self.placement:
             case Placement.RESIDENT:
-                _to_main_memory(self.shared.leave(self.text))
+                self.to_main_memory(self.sizes.keys() - staying)
             case Placement.MODEL_OFFLOAD:
                 self.deactivate_offloading()
             case Placement.GROUP_OFFLOAD:
@@ -88,24 +82,15 @@ class Pipelines:
 
     def return_to_device(self) -> None:
         """Undo `leave_device`."""
-        if not has_own_memory(self.device):
-            return
         if self.placement is Placement.GROUP_OFFLOAD:
             getattr(self.text, AUTOENCODER).to(self.device)
-            return
-        place(self.text, self.placement, self.device)
-        if self.placement is Placement.RESIDENT:
-            self.shared.enter(self.text)
+        else:
+            place(self.text, self.placement, self.device)
 
-    def close(self) -> None:
-        """End the use of this model. Parts that models in main memory share move there."""
-        if has_own_memory(self.device):
-            _to_main_memory(self.shared.end(self.text))
-
-
-def _to_main_memory(parts: Iterable[torch.nn.Module]) -> None:
-    for part in parts:
-        part.to("cpu")
+    def to_main_memory(self, parts: Set[Hashable]) -> None:
+        for part in self.parts:
+            if id(part) in parts:
+                part.to("cpu")
 
 
 def load_pipelines(
@@ -113,11 +98,10 @@ def load_pipelines(
     device: torch.device,
     dtype: torch.dtype,
     options: DiffusersOptions,
-    shared: SharedParts,
+    parts: PartLoading,
 ) -> Pipelines:
-    """`shared` has the parts of the other models. Raises ConfigurationError if the model cannot be loaded."""
+    """Raises ConfigurationError if the model cannot be loaded."""
     pipeline, family = pipeline_of(model)
-    parts = PartLoading(model, dtype_name(dtype), shared)
     pipe = load_pipeline(model, pipeline, dtype, parts)
     denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
@@ -127,11 +111,7 @@ def load_pipelines(
     working = working_bytes(parts_of(pipe), math.prod(family.native_size(model)), dtype.itemsize)
     room = room_for(pipe, device)
     quantization = quantize(pipe, denoiser, options.quantize, device, room, working, parts.separate)
-    try:
-        placement = place_where_it_fits(pipe, device, model.name, working, parts.separate)
-    except ConfigurationError:
-        _to_main_memory(shared.end(pipe))
-        raise
+    placement = place_where_it_fits(pipe, device, model.name, working, parts.separate)
     if placement is Placement.RESIDENT:
         parts.finish(pipe)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
@@ -146,7 +126,6 @@ def load_pipelines(
         device=device,
         placement=placement,
         quantization=quantization,
-        shared=shared,
     )
 
 
@@ -159,14 +138,5 @@ def _cache_signatures(denoiser: Any) -> None:
 
 def _sharing_parts(pipe: Any, name: str | None) -> Any | None:
     """Another pipeline on the same parts. `from_pipe` would refuse small autoencoders, and convert the parts."""
-    if name is not None and is_modular(pipe):
-        return copy.copy(pipe)
-    pipeline = installed(name)
-    if pipeline is None:
-        return None
-    known = inspect.signature(pipeline.__init__).parameters
-    settings = {key: value for key, value in pipe.config.items() if key in known and key not in pipe.components}
-    parts = {key: part for key, part in pipe.components.items() if key in known}
-    other = pipeline(**parts, **settings)
-    other.set_progress_bar_config(disable=True)
-    return other
+    pipeline = type(pipe) if is_modular(pipe) else installed(name)
+    return assembled(pipeline, {**pipe.config, **pipe.components}) if name else None

@@ -38,32 +38,20 @@ def quantize(
     `separate` gives the pipeline parts of its own: without `auto`, those of other models are quantized in the same way.
     Raises ConfigurationError for what the device, its precision or a missing library forbids.
     """
-    match setting:
-        case "off":
-            return Quantization.NONE
-        case "auto":
-            chosen = _first_that_fits(pipe, denoiser, device, free, working)
-            if chosen in (Quantization.EIGHT_BIT, Quantization.FOUR_BIT):
-                separate(pipe)
-        case _:
-            chosen = Quantization(setting)
-            if (reason := _obstacle(chosen, getattr(pipe, denoiser), device)) is not None:
-                raise ConfigurationError(f"SD_QUANTIZE={setting} {reason}.")
-    _apply(chosen, pipe, denoiser, device)
-    return chosen
-
-
-def _first_that_fits(
-    pipe: Any, denoiser: str, device: torch.device, free: int | None, working: Mapping[str, int]
-) -> Quantization:
     chosen, obstacles = choose_quantization(
+        setting,
         lambda step: _sizes(pipe, denoiser, step),
         lambda step: _obstacle(step, getattr(pipe, denoiser), device),
         free,
         working,
     )
+    if chosen in obstacles:
+        raise ConfigurationError(f"SD_QUANTIZE={chosen} {obstacles[chosen]}.")
     for step, reason in obstacles.items():
         logger.warning("%s weights would fit, but SD_QUANTIZE=%s %s", step, step, reason)
+    if setting == "auto" and chosen in (Quantization.EIGHT_BIT, Quantization.FOUR_BIT):
+        separate(pipe)
+    _apply(chosen, pipe, denoiser, device)
     return chosen
 
 

@@ -2,8 +2,8 @@
 
 import copy
 import weakref
-from collections.abc import Callable, Iterable
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -34,9 +34,6 @@ class SharedParts:
         """`folder` keeps the hashes of files."""
         self._digests = Digests(folder)
         self._held: list[_Held] = []
-        #: All pipelines, and those that need their parts on the device.
-        self._pipelines: weakref.WeakSet[Any] = weakref.WeakSet()
-        self._on_device: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def find(self, source: PartSource) -> Any | None:
         for held in self._held:
@@ -56,24 +53,6 @@ class SharedParts:
         replaced = [None, *(held.part() for held in new)]
         self._held = [held for held in self._held if held.part() not in replaced] + new
 
-    def enter(self, pipe: Any) -> None:
-        """Record that all parts of the pipeline are on the device."""
-        self._pipelines.add(pipe)
-        self._on_device.add(pipe)
-
-    def leave(self, pipe: Any) -> list[torch.nn.Module]:
-        """Record that the pipeline no longer needs the device; return its parts that no other one needs there."""
-        self._on_device.discard(pipe)
-        needed = _identities(self._on_device)
-        return [part for part in parts_of(pipe).values() if id(part) not in needed]
-
-    def end(self, pipe: Any) -> list[torch.nn.Module]:
-        """Forget a pipeline; return its parts on the device that only pipelines in main memory still use."""
-        left = self.leave(pipe)
-        self._pipelines.discard(pipe)
-        kept = _identities(self._pipelines)
-        return [part for part in left if id(part) in kept]
-
 
 @dataclass
 class PartLoading:
@@ -82,8 +61,8 @@ class PartLoading:
     model: LocalModel
     dtype: str
     shared: SharedParts
-    _taken: set[str] = field(default_factory=set)
-    """Parts that others have as well."""
+    _taken: dict[str, tuple[Any, torch.device]] = field(default_factory=dict)
+    """Parts that others have as well, and where they were."""
     _new: dict[str, PartSource] = field(default_factory=dict)
 
     def get(self, name: str, load: Callable[[], Any]) -> Any:
@@ -92,7 +71,7 @@ class PartLoading:
         if source is None:
             return load()
         if (part := self.shared.find(source)) is not None:
-            self._taken.add(name)
+            self._taken[name] = part, next(part.parameters()).device
             return part
         self._new[name] = source
         return load()
@@ -101,12 +80,21 @@ class PartLoading:
         """Copy the shared parts of a pipeline that will change or move them."""
         for name in self._taken:
             setattr(pipe, name, _copied(getattr(pipe, name)))
-        self._taken, self._new = set(), {}
+        self._taken, self._new = {}, {}
 
     def finish(self, pipe: Any) -> None:
         """Share the parts with other models. Call this once they are on their device."""
         self.shared.offer((source, getattr(pipe, name)) for name, source in self._new.items())
-        self.shared.enter(pipe)
+
+    @contextmanager
+    def put_back_on_failure(self) -> Iterator[None]:
+        """If the block fails, move shared parts to where they were: their models may wait in main memory."""
+        try:
+            yield
+        except Exception:
+            for part, device in self._taken.values():
+                part.to(device)
+            raise
 
 
 def parts_of(pipe: Any) -> dict[str, torch.nn.Module]:
@@ -129,7 +117,3 @@ def _copied(part: torch.nn.Module) -> torch.nn.Module:
 
 def _in_main_memory(tensor: torch.Tensor) -> torch.Tensor:
     return tensor.detach().to("cpu", copy=True)
-
-
-def _identities(pipelines: Iterable[Any]) -> set[int]:
-    return {id(part) for pipe in pipelines for part in parts_of(pipe).values()}

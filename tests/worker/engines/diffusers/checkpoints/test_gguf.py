@@ -14,7 +14,6 @@ from tests.worker.engines.diffusers.checkpoints import original_layouts as origi
 from tests.worker.engines.diffusers.checkpoints.test_single_files import drawn, found, loaded
 from tests.worker.engines.diffusers.checkpoints.tiny_models import tiny_pipeline
 from worker.models.catalogue import Catalogue, DiskState
-from worker.models.local_model import ModelFormat
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|gguf)")
 
@@ -67,7 +66,7 @@ def test_a_gguf_file_on_a_base_draws_with_its_own_transformer(pair: Path) -> Non
     with torch.no_grad():
         expected.transformer.proj_out.weight.mul_(-1)
     rounded(expected.transformer)
-    assert model.format is ModelFormat.TRANSFORMER
+    assert model.base is not None
     np.testing.assert_allclose(image, drawn(expected), atol=1e-3)
 
 

@@ -16,7 +16,7 @@ from tests.worker.engines.diffusers.checkpoints import original_layouts as origi
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
 from worker.engines.diffusers.loading import pipeline_loading
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
-from worker.models.local_model import LocalModel, ModelFormat
+from worker.models.local_model import LocalModel
 from worker.models.sources import ModelSource
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
@@ -50,7 +50,7 @@ def test_a_file_draws_the_same_pixels_as_the_same_weights_in_parts(family: str, 
 
     image, expected = drawn(loaded(model)), drawn(pipe)
 
-    assert model.format is ModelFormat.CHECKPOINT
+    assert model.base is None
     assert expected.std() > 0.1, "the image is not empty"
     # Where a matrix lies in memory changes the last bits of products.
     np.testing.assert_allclose(image, expected, atol=1e-5)
@@ -125,6 +125,6 @@ def test_a_transformer_takes_its_other_parts_from_a_base(layout: str, tmp_path: 
     model = found(file)
     image = drawn(loaded(model))
 
-    assert (model.format, model.base) == (ModelFormat.TRANSFORMER, "owner/base")
+    assert (model.path, model.base) == (file, "owner/base")
     np.testing.assert_allclose(image, drawn(pipe), atol=1e-5)
     assert np.abs(image - drawn(base)).max() > 0.01, "the transformer is the file's, not that of the base"

@@ -7,12 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from tests.worker.conftest import loaded
+from tests.worker.conftest import alone, loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.pipelines import load_pipelines
-from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs
 from worker.models.sources import ModelSource
@@ -40,7 +39,7 @@ def model(folder: Path) -> DiffusersEngine:
 def test_all_pipelines_share_the_same_weights(folder: Path) -> None:
     found = ModelSource("SD_MODEL_ID", str(folder), Path("unused")).ensure_downloaded()
 
-    engine = load_pipelines(found, torch.device("cpu"), torch.float32, DiffusersOptions(), SharedParts())
+    engine = load_pipelines(found, torch.device("cpu"), torch.float32, DiffusersOptions(), alone(found))
 
     for pipe in (engine.image, engine.inpaint):
         if pipe is not None:

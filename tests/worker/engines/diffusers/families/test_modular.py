@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file
 
 from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
@@ -195,6 +196,16 @@ def test_code_beside_the_index_is_never_run(z_image: Path, tmp_path: Path) -> No
         loaded(folder)
     (entry,) = entries(tmp_path).values()
     assert entry.state is ModelState.BROKEN
+
+
+def test_weights_in_a_pickle_are_never_loaded(z_image: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(z_image, tmp_path / "model")
+    (weights,) = (folder / "transformer").glob("*.safetensors")
+    torch.save(load_file(weights), weights.with_suffix(".bin"))
+    weights.unlink()
+
+    with pytest.raises(ConfigurationError, match="no file named"):
+        loaded(folder)
 
 
 def test_parts_are_never_downloaded(z_image: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

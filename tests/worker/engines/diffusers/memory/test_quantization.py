@@ -15,7 +15,7 @@ from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, save_klein
 from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.memory import placement, quantization
-from worker.engines.diffusers.memory.quantization import _first_that_fits
+from worker.engines.diffusers.memory.quantization import quantize
 from worker.models.placements import WORKING_BYTES, Quantization
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|torchao)")
@@ -53,15 +53,16 @@ def test_auto_takes_the_first_step_with_which_all_of_a_model_fits(
 ) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: object() if has_torchao else None)
     working = dict.fromkeys(("transformer", "text_encoder", "vae"), WORKING_BYTES)
+    monkeypatch.setattr(quantization, "_apply", lambda *_: None)
 
-    assert _first_that_fits(full_klein, "transformer", CUDA, int(free * GB), working) is step
+    assert quantize(full_klein, "transformer", "auto", CUDA, int(free * GB), working, lambda _: None) is step
 
 
 def test_fp8_halves_the_denoiser_and_draws_nearly_the_same(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny.save_sd(tmp_path / "model")
     tiny.save_lora(tmp_path / "loras", "one", folder)
     usual = loaded(folder, lora_dir=tmp_path / "loras")
-    monkeypatch.setattr(quantization, "_first_that_fits", lambda *_: Quantization.FP8)
+    monkeypatch.setattr(quantization, "choose_quantization", lambda *_: (Quantization.FP8, {}))
 
     cast = loaded(folder, lora_dir=tmp_path / "loras", quantize="auto")
 

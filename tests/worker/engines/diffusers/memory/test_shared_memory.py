@@ -2,7 +2,7 @@
 
 import gc
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Hashable, Set
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 
+from shared.errors import ConfigurationError
 from tests.worker.engines.diffusers.memory.two_models import (
     ONE,
     OTHER,
@@ -22,7 +23,7 @@ from tests.worker.engines.diffusers.memory.two_models import (
     shared_names,
 )
 from worker.engines.diffusers.engine import DiffusersEngine
-from worker.engines.diffusers.loading import pipelines
+from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory import placement
 from worker.models.placements import Placement
 
@@ -112,20 +113,35 @@ def test_a_model_whose_parts_wait_in_main_memory_has_its_own(
 def test_a_part_stays_on_the_device_as_long_as_a_model_there_has_it(
     two_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    models, moved = models_in(two_models), list[Any]()
-    monkeypatch.setattr(pipelines, "has_own_memory", lambda _: True)
-    monkeypatch.setattr(pipelines, "_to_main_memory", lambda parts: moved.extend(parts))
-    one, other = load(models, ONE), load(models, OTHER)
-    common = [part_of(one, "vae"), part_of(one, "text_encoder")]
-    own = {name: part_of(engine, "transformer") for name, engine in ((ONE, one), (OTHER, other))}
+    models, moved = models_in(two_models), list[Set[Hashable]]()
+    # The starter model is larger than both together.
+    limit = sum(models.expected_sizes("starter").values())
+    pool = pool_of(models, limit, has_device_memory=True, free_main_memory=lambda: 1 << 40)
+    for name in (ONE, OTHER):
+        pool.load(name)
+    other, one = (model.sizes.keys() for model in pool.models)
+    monkeypatch.setattr(Pipelines, "to_main_memory", lambda held, parts: moved.append(held.sizes.keys() & parts))
 
-    def moved_by(action: Callable[[], None]) -> set[int]:
+    def moved_by(action: Callable[[str], object], model: str) -> list[Set[Hashable]]:
         moved.clear()
-        action()
-        return {id(part) for part in moved}
+        action(model)
+        return [*moved]
 
-    assert moved_by(one.move_to_main_memory) == {id(own[ONE])}
-    assert moved_by(other.move_to_main_memory) == {id(part) for part in (own[OTHER], *common)}
-    assert moved_by(one.move_to_device) == set()
-    assert moved_by(one.close) == {id(part) for part in common}, "they wait with the other model"
-    assert moved_by(other.close) == set()
+    assert moved_by(pool.load, "starter") == [one - other, other]
+    pool.load(OTHER)
+    assert moved_by(pool.unload, OTHER) == [one & other], "they wait with the other model"
+    assert moved_by(pool.unload, ONE) == [set()]
+
+
+def test_a_load_that_fails_leaves_parts_of_other_models_where_they_were(
+    two_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models, moved = models_in(two_models), list[torch.device]()
+    one = load(models, ONE)
+    monkeypatch.setattr(placement, "place", lambda *_: torch.zeros(1).view(2))
+    monkeypatch.setattr(part_of(one, "text_encoder"), "to", moved.append)
+
+    with pytest.raises(ConfigurationError, match="shape"):
+        load(models, OTHER)
+
+    assert moved == [torch.device("cpu")]

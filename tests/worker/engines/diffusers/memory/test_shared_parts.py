@@ -32,7 +32,7 @@ from tests.worker.engines.diffusers.memory.two_models import (
 from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.pipelines import load_pipelines
-from worker.engines.diffusers.memory.shared_parts import SharedParts
+from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.held_models import total_bytes
 from worker.models.contents.part_sources import is_changed_by_loras
@@ -79,8 +79,10 @@ def rewrite(config: Path, **changes: Any) -> None:
 def test_parts_in_another_precision_are_not_shared(two_models: Path) -> None:
     model, shared = folder_model(ONE, two_models / ONE), SharedParts()
     loaded = [
-        load_pipelines(model, torch.device("cpu"), dtype, DiffusersOptions(), shared)
-        for dtype in (torch.float32, torch.bfloat16, torch.float32)
+        load_pipelines(
+            model, torch.device("cpu"), getattr(torch, dtype), DiffusersOptions(), PartLoading(model, dtype, shared)
+        )
+        for dtype in ("float32", "bfloat16", "float32")
     ]
 
     encoders = [pipelines.text.text_encoder for pipelines in loaded]
