@@ -224,7 +224,7 @@ def require_redis(url: str) -> bool:
                     )
     except UnicodeError:
         raise ConfigurationError("SD_REDIS_URL is wrong: no server can have its host name.") from None
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, AttributeError):
         # The query of the URL becomes arguments of the connection.
         raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option or value.") from None
     except redis.exceptions.AuthenticationError:

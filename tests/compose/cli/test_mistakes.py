@@ -142,6 +142,7 @@ def test_an_image_that_cannot_be_saved_is_not_generated(tmp_path: Path, error_of
             {"SD_REDIS_URL": f"redis://:{SECRET}@host?nonsense=1"},
             "SD_REDIS_URL is wrong: its query has an unknown",
         ),
+        ({"SD_REDIS_URL": "redis://127.0.0.1?retry=3"}, "SD_REDIS_URL is wrong: its query has an unknown"),
     ],
     ids=str,
 )
