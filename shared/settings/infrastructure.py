@@ -3,6 +3,7 @@
 import errno
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
@@ -28,17 +29,20 @@ def _expand_home(value: object) -> object:
 Folder = Annotated[Path, BeforeValidator(_expand_home)]
 
 
-def _readable_file(file: Path) -> Path:
+def _existing_file(file: Path) -> Path:
+    """Not whether it can be read: not every command needs to."""
     try:
-        with file.open("rb"):
-            return file
+        is_file = stat.S_ISREG(file.stat().st_mode)
     except FileNotFoundError:
         raise ValueError("names a file that does not exist") from None
     except OSError as error:
         raise ValueError(f"names a file that cannot be read ({error.strerror})") from None
+    if not is_file:
+        raise ValueError("names something that is not a file")
+    return file
 
 
-File = Annotated[Path, BeforeValidator(_expand_home), AfterValidator(_readable_file)]
+File = Annotated[Path, BeforeValidator(_expand_home), AfterValidator(_existing_file)]
 
 
 def _redis_url(value: str) -> str:

@@ -256,7 +256,7 @@ def test_a_misspelled_setting_is_reported_with_a_suggestion(monkeypatch: pytest.
         ("SD_LOG_FORMAT", "xml", "must be one of 'text' or 'json'"),
         ("SD_PORT", "1.000", "must be a whole number"),
         ("SD_CA_FILE", "nope.pem", "names a file that does not exist"),
-        ("SD_CA_FILE", "/", "names a file that cannot be read (Is a directory)"),
+        ("SD_CA_FILE", "/", "names something that is not a file"),
         ("SD_REDIS_CERT_FILE", "x" * 300, "names a file that cannot be read (File name too long)"),
         ("SD_LINK_SECRET", "5ecret", "must have at least 16 characters"),
         ("SD_PUBLIC_URL", "https://example.com/b\u00fccher", "ASCII characters"),
