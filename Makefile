@@ -83,7 +83,7 @@ clean: ## Remove the environment; keep images, models and data
 # The scripts of an environment contain its path, which is wrong after the folder was moved or copied.
 environment:
 	$(eval RELOCATED := $(if $(wildcard $(BIN)/python),$(shell $(BIN)/python -m tools.virtual_environment relocate 2>/dev/null || echo FAILED)))
-	$(if $(findstring FAILED,$(RELOCATED)),$(error The environment in $(VENV) was not created in this folder, or its Python is gone: run `make clean` and try again))
+	$(if $(findstring FAILED,$(RELOCATED)),$(error $(if $(filter-out FAILED,$(RELOCATED)),$(filter-out FAILED,$(RELOCATED)),The environment in $(VENV) was not created in this folder, or its Python is gone: run `make clean` and try again)))
 	@$(if $(RELOCATED),echo "$(RELOCATED)",:)
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m tools.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
 

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from pydantic import BaseModel, ValidationError
 
 from shared.errors import FieldError, InvalidRequest
-from shared.jobs.requests import GenerationRequest
+from shared.jobs.requests import GenerationRequest, Lora
 
 M = TypeVar("M", bound=BaseModel)
 
@@ -37,6 +37,9 @@ ALIASES = {
     "data": "image",
     "mask_image": "mask",
     "callback_url": "webhook_url",
+    "weight": "scale",
+    "strength": "scale",
+    "model": "name",
 }
 _MESSAGES = {
     "missing": "is missing",
@@ -102,7 +105,8 @@ def describe_error(problem: Mapping[str, Any]) -> str:
         case "json_invalid":
             return ": ".join(filter(None, ("the body is not valid JSON", problem["msg"])))
         case "extra_forbidden":
-            return unknown_field(str(problem["loc"][-1]))
+            model = Lora if "loras" in problem["loc"] else GenerationRequest
+            return unknown_field(str(problem["loc"][-1]), model.model_fields.keys())
         case "enum" | "literal_error":
             return f"must be {str(context['expected']).replace(chr(39), '')}"
         case "value_error":
@@ -120,11 +124,11 @@ def describe_error(problem: Mapping[str, Any]) -> str:
     return _MESSAGES.get(kind) or _BOUND_MESSAGES.get(kind, "is not valid").format(**bounds)
 
 
-def unknown_field(name: str) -> str:
+def unknown_field(name: str, fields: Set[str] = GenerationRequest.model_fields.keys()) -> str:
     """A message that suggests the field that was probably meant."""
     if not re.fullmatch(r"\w{1,32}", name, re.ASCII):
         return "the request has an unknown field"
-    near = near_field(name)
+    near = near_field(name, fields)
     return "is not a known field" + (f"; perhaps you mean {near}" if near else "")
 
 

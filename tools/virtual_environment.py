@@ -13,14 +13,20 @@ FOLDER_FILE = VENV / ".folder"
 #: At least one of them exists where an NVIDIA driver is installed, WSL included.
 DRIVER_FILES = ("/proc/driver/nvidia/version", "/dev/nvidiactl", "/dev/dxg")
 TIMEOUT_SECONDS = 5.0
+#: Linux before 5.1 reads this much of a script's first line; later ones read 255.
+MAX_FIRST_LINE_BYTES = 127
 
 
 def relocate() -> None:
     """Replaces the old path in scripts, and in the link to this code, if the folder was moved or copied.
 
-    Exits with 1 if the old path is unknown.
+    Exits with 1 if the old path is unknown, or with a reason on standard output if that is another.
     """
     current, old = os.path.realpath("."), _created_in()
+    if not _is_utf_8(current):
+        # Python does not find its own files there.
+        print("The name of this folder is not UTF-8 text: rename it")
+        sys.exit(1)
     if old is None:
         sys.exit(1)
     if old != current:
@@ -28,10 +34,16 @@ def relocate() -> None:
         links = [
             file for folder in packages for file in (*folder.glob("*imagegen*"), *folder.glob("*imagegen*/*.json"))
         ]
-        for file in (*(VENV / "bin").iterdir(), *links, VENV / "pyvenv.cfg"):
-            _replace_path(file, old, current)
+        try:
+            for file in (*(VENV / "bin").iterdir(), *links, VENV / "pyvenv.cfg"):
+                _replace_path(file, old, current)
+            FOLDER_FILE.write_bytes(os.fsencode(current))
+        except OSError as error:
+            print(f"The environment in .venv was created in {old} and cannot be changed: {error.strerror}")
+            sys.exit(1)
         print(f"The environment in .venv was created in {old}; now it belongs to this folder.")
-    FOLDER_FILE.write_text(current)
+    elif not FOLDER_FILE.is_file():
+        FOLDER_FILE.write_bytes(os.fsencode(current))
 
 
 def switch_torch(build: str, index: str) -> None:
@@ -66,11 +78,19 @@ def torch_options(build: str, index: str) -> None:
         _inform(f"Installing PyTorch with CUDA, 5.1 GB: {index}, which has the build without, does not respond.")
 
 
+def _is_utf_8(path: str) -> bool:
+    try:
+        return bool(os.fsencode(path).decode())
+    except UnicodeDecodeError:
+        return False
+
+
 def _created_in() -> str | None:
     if FOLDER_FILE.is_file():
-        return FOLDER_FILE.read_text()
+        return os.fsdecode(FOLDER_FILE.read_bytes())
     try:
-        command = next(line for line in (VENV / "pyvenv.cfg").read_text().splitlines() if line.startswith("command = "))
+        lines = os.fsdecode((VENV / "pyvenv.cfg").read_bytes()).splitlines()
+        command = next(line for line in lines if line.startswith("command = "))
     except (OSError, StopIteration):
         return None
     begin = command.rfind(" /")
@@ -81,15 +101,25 @@ def _replace_path(file: Path, old: str, new: str) -> None:
     if file.is_symlink() or not file.is_file():
         return
     data = file.read_bytes()
+    before, after = os.fsencode(f"{old}/"), os.fsencode(f"{new}/")
+    # Strings of Python have quotes of either kind.
+    after = _escaped(after) if file.suffix == ".py" else after
     # Binary programs name no folder, and would not run with a path of another length.
-    if b"\0" not in data and f"{old}/".encode() in data:
-        file.write_bytes(_executable(data.replace(f"{old}/".encode(), f"{new}/".encode()), new))
+    if b"\0" not in data and (before in data or _escaped(before) in data):
+        file.write_bytes(_executable(data.replace(_escaped(before), after).replace(before, after), after))
 
 
-def _executable(script: bytes, folder: str) -> bytes:
-    """A kernel ends the path of an interpreter at a space, so a shell starts Python, as in scripts that pip writes."""
+def _escaped(path: bytes) -> bytes:
+    return path.replace(b"\\", rb"\\").replace(b"'", rb"\'").replace(b'"', b'\\"')
+
+
+def _executable(script: bytes, folder: bytes) -> bytes:
+    """A kernel ends the path of an interpreter at a space or after some bytes, so a shell starts Python, as in scripts
+    that pip writes.
+    """
     first, _, rest = script.partition(b"\n")
-    if " " not in folder or not first.startswith(f"#!{folder}/".encode()):
+    has_other_form = b" " in folder or len(first) > MAX_FIRST_LINE_BYTES
+    if not (has_other_form and first.startswith(b"#!" + folder)):
         return script
     interpreter = first.removeprefix(b"#!")
     return b"#!/bin/sh\n'''exec' \"%b\" \"$0\" \"$@\"\n' '''\n%b" % (interpreter, rest)
@@ -117,6 +147,8 @@ def _inform(sentence: str) -> None:
 
 
 if __name__ == "__main__":
+    # Names of folders may have bytes that are not UTF-8.
+    sys.stdout.reconfigure(errors="surrogateescape")  # type: ignore[union-attr]
     match sys.argv[1:]:
         case ["relocate"]:
             relocate()

@@ -29,6 +29,7 @@ def _settings() -> WorkerSettings:
         if SUPERVISED_VARIABLE not in os.environ:
             logs.log_warnings(unknown_setting_warnings())
         require_redis(settings.redis_url)
+        settings.require_alive_file()
         if not settings.output_url:
             settings.require_output_dir()
     except ConfigurationError as error:

@@ -1,11 +1,12 @@
 """Limits what a connection may cost before a request is read: a slot, the size of its head, the time it takes."""
 
 import asyncio
+from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from api.edge.connection_limit import ConnectionLimit
 from api.edge.public_paths import PROBES
@@ -19,6 +20,10 @@ from shared.settings.http_server import HttpServerSettings
 IDLE_SECONDS = 75
 
 _PROBES = frozenset(path.encode() for path in PROBES)
+
+
+#: Lists, which clients may send in several headers (RFC 9110, 5.3). Who reads one gets the first.
+_LISTS = frozenset((b"accept", b"accept-encoding", b"if-none-match", b"prefer"))
 
 
 class Config(uvicorn.Config):
@@ -76,9 +81,12 @@ class Connection(HttpToolsProtocol):
             self._error = TooManyConnections()
             raise self._error
         self.config.limit.mark_busy(self)
+        self.headers[:] = _joined(self.headers)
         super().on_headers_complete()
         if is_excess:
             self.cycle.keep_alive = False
+        if self.scope["http_version"] == "1.0":
+            _end_with_connection(self.cycle)
 
     def on_response_complete(self) -> None:
         if not self.pipeline:
@@ -115,3 +123,28 @@ class Connection(HttpToolsProtocol):
             lines += [name + b": " + value for name, value in (*answer.raw_headers, *DEFAULTS)]
             self.transport.write(b"\r\n".join(lines) + b"\r\n\r\n" + bytes(answer.body))
         self.transport.close()
+
+
+def _joined(headers: Sequence[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+    lists: dict[bytes, bytes] = {}
+    for name, value in headers:
+        if name in _LISTS:
+            lists[name] = lists[name] + b", " + value if name in lists else value
+    return [pair for pair in headers if pair[0] not in lists] + [*lists.items()]
+
+
+def _end_with_connection(cycle: RequestResponseCycle) -> None:
+    """Clients of HTTP/1.0 do not know chunks, which uvicorn sends if the length is unknown."""
+    send, has_length = cycle.send, True
+
+    async def send_unframed(message: Any) -> None:
+        nonlocal has_length
+        if message["type"] == "http.response.start":
+            has_length = any(name.lower() == b"content-length" for name, _ in message["headers"])
+            if not has_length:
+                cycle.chunked_encoding = False
+        elif not has_length:
+            cycle.expected_content_length = len(message.get("body", b""))
+        await send(message)
+
+    cycle.send = send_unframed  # type: ignore[method-assign]

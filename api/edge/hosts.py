@@ -21,7 +21,8 @@ from shared.net.url import PRIVATE_SUFFIXES
 from shared.settings.http_server import HttpServerSettings
 
 _LOOPBACK = ("localhost", "127.0.0.1", "[::1]")
-_HOST = re.compile(r"([a-z0-9._-]+|\[[0-9a-f:.]+\])(?::\d{1,5})?", re.IGNORECASE)
+#: A name may end in a dot, a link-local address may have a zone, and a port may be empty (RFC 3986 3.2, RFC 6874).
+_HOST = re.compile(r"([a-z0-9._-]+?|\[[0-9a-f:.]+(?:%[a-z0-9._~%-]+)?\])\.?(?::\d{0,5})?", re.IGNORECASE)
 MAX_HOST_LENGTH = 300
 
 

@@ -22,6 +22,10 @@ class ForwardedHeaders:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope.get("client") and scope["client"][0] in self._app.trusted_hosts:
             host, prefix = _last(scope, b"x-forwarded-host"), _last(scope, b"x-forwarded-prefix")
+            # uvicorn reads a single lower-case word only.
+            scheme = _last(scope, b"x-forwarded-proto").decode("latin-1").lower()
+            if scheme in ("http", "https"):
+                scope["scheme"] = scheme
             if host:
                 scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"host"] + [(b"host", host)]
             if prefix and _PREFIX.fullmatch(path := prefix.decode("latin-1").rstrip("/")):

@@ -77,6 +77,8 @@ def parse_body(body: bytes, *, is_original: bool = True) -> Any:
     try:
         return parse_json(body)
     except ValueError as error:
+        if not body.strip():
+            raise InvalidRequest("The body is empty; send a JSON object.") from None
         if _is_utf8(body):
             # The parser's message names what it expected and quotes nothing.
             reason = str(error) if is_original else ""

@@ -20,6 +20,8 @@ from shared.settings.http_server import is_loopback
 
 #: Image formats by file extension.
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
+#: More than any service accepts. Devices and pipes may have no end.
+MAX_IMAGE_BYTES = 128 << 20
 CONNECT_TIMEOUT_SECONDS = 5
 #: The event stream pings every 15 s: the service is gone after more than two missed pings.
 READ_TIMEOUT_SECONDS = 35
@@ -41,7 +43,7 @@ class ApiClient:
 
     def generate(self, body: Mapping[str, Any], output: Path) -> dict[str, Any]:
         """Submit a job, show its progress, save the image, return the job. Raises ClientError."""
-        request = {**body, "output_format": _format_of(output)}
+        request = {**{name: _text(value) for name, value in body.items()}, "output_format": _format_of(output)}
         with self._http_errors():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=READ_TIMEOUT_SECONDS))
             with self._cancelled_by_interrupt(job["links"]["self"]):
@@ -187,6 +189,19 @@ def _format_of(output: Path) -> str:
     return FORMATS[output.suffix.lower()]
 
 
+def _text(value: Any) -> Any:
+    """Text whose bytes are UTF-8, whatever the locale of this process says. Raises ClientError for other bytes."""
+    try:
+        # Python keeps bytes that are no text in its encoding as surrogates.
+        return os.fsencode(value).decode() if isinstance(value, str) and not _is_text(value) else value
+    except UnicodeError:
+        raise ClientError("The prompt or an option is not UTF-8 text.") from None
+
+
+def _is_text(value: str) -> bool:
+    return not any("\udc80" <= character <= "\udcff" for character in value)
+
+
 def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedRequest]:
     """Requests drops the Authorization header on a redirect to another host, so only this service gets the key."""
 
@@ -200,9 +215,13 @@ def _bearer(key: str) -> Callable[[requests.PreparedRequest], requests.PreparedR
 def base64_of(image: Path) -> str:
     """Raises ClientError."""
     try:
-        return base64.b64encode(image.read_bytes()).decode()
+        with image.open("rb") as file:
+            data = file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise ClientError(f"{image} cannot be read: {error.strerror}.") from None
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ClientError(f"{image} is larger than {MAX_IMAGE_BYTES >> 20} MB: it is not an image.")
+    return base64.b64encode(data).decode()
 
 
 def _succeeded(job: dict[str, Any]) -> dict[str, Any]:

@@ -56,7 +56,9 @@ class WorkerGroup:
     def _report(self) -> None:
         """The container is healthy while all its workers serve."""
         if self._alive_file and all(_is_fresh(file) for file in self._files):
-            self._alive_file.touch()
+            # A full disk makes the container unhealthy; the workers go on.
+            with suppress(OSError):
+                self._alive_file.touch()
 
 
 def _is_fresh(file: Path) -> bool:

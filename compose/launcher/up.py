@@ -36,6 +36,7 @@ def up(settings: LauncherSettings, command: str, gpus: int) -> NoReturn:
     settings.require_keys()
     require_folder(settings.data_dir, f"{PREFIX}DATA_DIR")
     settings.require_output_dir()
+    settings.require_alive_file()
     # Before the ports, which this service has itself.
     if is_running(settings.data_dir):
         raise already_running(settings.data_dir)

@@ -74,9 +74,9 @@ def open_standard_streams() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= _STDERR:
         os.set_inheritable(descriptor, True)
     os.close(descriptor)
-    for name in ("stdout", "stderr"):
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:
-            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_WRONLY), "w"))
+            setattr(sys, name, os.fdopen(os.open(os.devnull, os.O_RDWR), mode))
 
 
 def configure_logging(log_format: LogFormat, **fields: str) -> None:
@@ -88,12 +88,18 @@ def configure_logging(log_format: LogFormat, **fields: str) -> None:
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     for name, level in _LEVELS.items():
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("kombu.transport.redis").addFilter(_is_untraced)
     logging.captureWarnings(capture=True)
     # A process continues when an entry cannot be written: the disk is full or the reader of the pipe has gone.
     logging.raiseExceptions = False
     if log_format == "json":
         sys.excepthook = lambda _, error, __: _log_uncaught(error)
         threading.excepthook = lambda raised: _log_uncaught(raised.exc_value)
+
+
+def _is_untraced(record: logging.LogRecord) -> bool:
+    """Celery's transport logs a traceback each second while Redis refuses scripts, which others report in a line."""
+    return record.exc_info is None
 
 
 def log_warnings(sentences: Iterable[str]) -> None:

@@ -9,13 +9,14 @@ import logging
 import re
 import ssl
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
 from functools import cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
+from urllib.parse import parse_qsl, urlsplit
 
 import redis
 import redis.asyncio
@@ -170,16 +171,18 @@ def _translated() -> Iterator[None]:
         word, _, wait_ms = str(error).partition(" ")
         if word == "RATE":
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
-        if _is_denied(error):
-            # Like a password, permissions may change.
-            logger.warning("Redis does not give this user the permissions that the service needs: %s", error)
-        elif not _may_pass(error):
+        if _is_ours(error):
             raise
+        if not _may_pass(error):
+            # Permissions, another server behind the name, a proxy without a server: they change, like a password.
+            logger.warning("Redis refuses what the service needs: %s", error)
         raise StoreUnavailable from error
 
 
-def _is_denied(error: redis.exceptions.ResponseError) -> bool:
-    return isinstance(error, redis.exceptions.NoPermissionError) or str(error).startswith("ACL failure in script")
+def _is_ours(error: redis.exceptions.ResponseError) -> bool:
+    """Whether a script failed for its own reasons, and would fail at every server."""
+    is_denied = str(error).startswith("ACL failure in script")
+    return "script" in str(error) and not (is_denied or _may_pass(error))
 
 
 def _may_pass(error: redis.exceptions.ResponseError) -> bool:
@@ -209,10 +212,19 @@ def require_redis(url: str) -> bool:
     """
     if not url:
         raise ConfigurationError("SD_REDIS_URL is empty: name a Redis server, or start everything with `imagegen up`.")
+    _require_tls_files(dict(parse_qsl(urlsplit(url).query)))
     try:
         with connect(url) as client:
             client.ping()
-    except (TypeError, ValueError):
+            # Not every user may ask this.
+            with suppress(redis.exceptions.ResponseError):
+                if client.info("cluster").get("cluster_enabled"):
+                    raise ConfigurationError(
+                        "SD_REDIS_URL is wrong: the server is a Redis Cluster; name a single server."
+                    )
+    except UnicodeError:
+        raise ConfigurationError("SD_REDIS_URL is wrong: no server can have its host name.") from None
+    except (TypeError, ValueError, AttributeError):
         # The query of the URL becomes arguments of the connection.
         raise ConfigurationError("SD_REDIS_URL is wrong: its query has an unknown option or value.") from None
     except redis.exceptions.AuthenticationError:
@@ -226,6 +238,24 @@ def require_redis(url: str) -> bool:
             raise ConfigurationError(f"SD_REDIS_URL is wrong: the Redis server answers `{error}`.") from None
         return False
     return True
+
+
+def _require_tls_files(options: Mapping[str, str]) -> None:
+    context = ssl.create_default_context()
+    try:
+        if "ssl_ca_certs" in options:
+            context.load_verify_locations(options["ssl_ca_certs"])
+    except OSError:
+        raise ConfigurationError("SD_CA_FILE is wrong: the file has no readable certificate (PEM).") from None
+    try:
+        if "ssl_certfile" in options:
+            # OpenSSL would ask at the terminal for the password of an encrypted key.
+            context.load_cert_chain(options["ssl_certfile"], options.get("ssl_keyfile"), password="")
+    except (OSError, ValueError):
+        raise ConfigurationError(
+            "SD_REDIS_CERT_FILE or SD_REDIS_KEY_FILE is wrong: they must be a certificate and its key, which needs no "
+            "password (PEM)."
+        ) from None
 
 
 def _tls_problem(error: BaseException | None) -> str | None:

@@ -28,11 +28,14 @@ def read() -> Mapping[str, str]:
 
     encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
-        text = data.decode(encoding)
-        values = dotenv_values(stream=io.StringIO(text))
+        text, start = data.decode(encoding), None
+        # No path and no variable of an environment can have this character.
+        if "\0" in text:
+            start = data.index(b"\0")
     except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ConfigurationError(
-            f"{path.absolute()} is not UTF-8 text (line {line}): save it as UTF-8 in your editor."
-        ) from None
+        text, start = "", error.start
+    if start is not None:
+        line = data[:start].count(b"\n") + 1
+        raise ConfigurationError(f"{path.absolute()} is not UTF-8 text (line {line}): save it as UTF-8 in your editor.")
+    values = dotenv_values(stream=io.StringIO(text))
     return {name: value for name, value in values.items() if value}

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 _SENTENCES: Mapping[str, str] = {
+    "empty": "must not be empty",
     "int_parsing": "must be a whole number",
     "int_from_float": "must be a whole number",
     "float_parsing": "must be a number",
@@ -15,20 +16,22 @@ _SENTENCES: Mapping[str, str] = {
     "less_than": "must be less than {lt}",
     "literal_error": "must be one of {expected}",
     "enum": "must be one of {expected}",
-    "too_short": "must not be empty",
     "string_too_short": "must have at least {min_length} characters",
     "string_too_long": "must have at most {max_length} characters",
     "string_pattern_mismatch": "does not have the format that docs/configuration.md describes",
-    "path_not_file": "names a file that does not exist",
 }
 
 
 def explain(error: Mapping[str, Any]) -> str:
     """Explain one of pydantic's errors, without the value."""
-    sentence = _SENTENCES.get(error["type"])
+    kind, context = error["type"], error.get("ctx", {})
+    if kind == "too_short":
+        # Also of secrets.
+        kind = "string_too_short" if context["min_length"] > 1 else "empty"
+    sentence = _SENTENCES.get(kind)
     if sentence is None:
         return str(error["msg"]).removeprefix("Value error, ")
-    return sentence.format(**error.get("ctx", {}))
+    return sentence.format(**context)
 
 
 def install_command(extra: str) -> str:

@@ -31,12 +31,24 @@ def _api_keys(value: object) -> object:
     return parse_api_keys(value) if isinstance(value, str) else value
 
 
+def _ascii_host(name: str) -> str:
+    """As clients send it (RFC 5890), or unchanged if there is no such form."""
+    try:
+        return name.encode("idna").decode()
+    except UnicodeError:
+        return name
+
+
 def http_url(value: str) -> str:
     try:
         url = urlsplit(value)
         is_valid = url.scheme in ("http", "https") and url.hostname and url.port != 0
     except ValueError:
         is_valid = False
+    if not value.isascii() and is_valid:
+        value = url._replace(netloc=_ascii_host(url.netloc)).geturl()
+        if not value.isascii():
+            raise ValueError("must have a path of letters, digits and other ASCII characters")
     if value and not (is_valid and re.fullmatch(r"[^\s@?#]+", value)):
         raise ValueError("must be an http or https URL without a login and a query, such as https://images.example.com")
     return value.rstrip("/")
@@ -49,11 +61,12 @@ def _origin(value: str) -> str:
 
 
 def _host(value: str) -> str:
-    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", value.lower()):
+    host = _ascii_host(value.lower())
+    if not re.fullmatch(r"\*|(\*\.)?[a-z0-9._-]+|\[[0-9a-f:.]+\]", host):
         raise ValueError(
             "each entry must be a host name without port, *.example.com for all subdomains, or * for any host"
         )
-    return value.lower()
+    return host.removesuffix(".")
 
 
 def _listening_host(value: str) -> str:

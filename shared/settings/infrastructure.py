@@ -3,11 +3,12 @@
 import errno
 import os
 import re
+import stat
 from pathlib import Path
 from typing import Annotated, Self
 from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, FilePath, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, model_validator
 
 from shared.errors import ConfigurationError
 from shared.settings.groups import Group
@@ -26,7 +27,22 @@ def _expand_home(value: object) -> object:
 
 
 Folder = Annotated[Path, BeforeValidator(_expand_home)]
-File = Annotated[FilePath, BeforeValidator(_expand_home)]
+
+
+def _existing_file(file: Path) -> Path:
+    """Not whether it can be read: not every command needs to."""
+    try:
+        is_file = stat.S_ISREG(file.stat().st_mode)
+    except FileNotFoundError:
+        raise ValueError("names a file that does not exist") from None
+    except OSError as error:
+        raise ValueError(f"names a file that cannot be read ({error.strerror})") from None
+    if not is_file:
+        raise ValueError("names something that is not a file")
+    return file
+
+
+File = Annotated[Path, BeforeValidator(_expand_home), AfterValidator(_existing_file)]
 
 
 def _redis_url(value: str) -> str:
@@ -78,7 +94,7 @@ class InfrastructureSettings(BaseModel):
     redis_url: Annotated[str, Group.START, AfterValidator(_redis_url)] = ""
     """Redis or Valkey server, such as redis://:password@host:6379/0, or rediss://user:password@host:6380/0 with TLS.
     If empty, `imagegen up` starts an embedded server."""
-    redis_prefix: Annotated[str, Group.REDIS, Field(max_length=64, pattern=r"^[\w:.-]*$")] = "imagegen:"
+    redis_prefix: Annotated[str, Group.REDIS, Field(max_length=64, pattern=r"^[A-Za-z0-9_:.-]*$")] = "imagegen:"
     """Prefix of every Redis key, so that applications can share a server."""
     redis_cert_file: Annotated[File | None, Group.REDIS] = None
     """Client certificate chain (PEM) for Redis, if the server requires one."""

@@ -28,6 +28,10 @@ def load(family: type[S]) -> S:
     # The environment overrides `.env`; an empty variable counts as absent.
     texts = _settings_in(from_file) | _settings_in(os.environ)
     fields: dict[str, Any] = {field: texts[name] for field in family.model_fields if (name := variable(field)) in texts}
+    for field, text in fields.items():
+        # Pydantic reads 10.000, ten thousand in many countries, as 10.
+        if family.model_fields[field].annotation is int and "." in text:
+            raise ConfigurationError(f"{variable(field)} is wrong: must be a whole number.")
     try:
         return family(**fields)
     except ValidationError as error:

@@ -1,11 +1,13 @@
 """Settings that every process needs."""
 
+import os
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, ConfigDict, Field, SecretStr
 
+from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
 from shared.models.bfl import DEFAULT_MODEL, MODELS
 from shared.net.allowlist import AllowlistEntry
@@ -104,6 +106,17 @@ class Settings(InfrastructureSettings):
     containers."""
     log_format: Annotated[logs.LogFormat, Group.OPERATIONS] = "text"
     """Format of a log entry: a line of text or a JSON object."""
+
+    def require_alive_file(self) -> None:
+        """Raises ConfigurationError if the file cannot be written. Does not touch it, which would mean health."""
+        if (file := self.alive_file) is None:
+            return
+        folder = file.absolute().parent
+        if file.is_dir() or not folder.is_dir() or not os.access(file if file.exists() else folder, os.W_OK):
+            raise ConfigurationError(
+                f"SD_ALIVE_FILE={file} cannot be written: name a file in a folder that exists and that this user may "
+                "write to."
+            )
 
     @property
     def parsed_egress_proxy(self) -> EgressProxy | None:

@@ -31,12 +31,12 @@ class WorkerSettings(Settings):
 
     backend: Annotated[Backend, Group.MODELS] = Backend.SD
     """Backend that this worker serves; `imagegen up` sets it for each worker that it starts."""
-    device: Annotated[str, Group.MODELS, Field(pattern=r"^(auto|cpu|mps|cuda(:\d+)?)$")] = "auto"
+    device: Annotated[str, Group.MODELS, Field(pattern=r"^(auto|cpu|mps|cuda(:[0-9]+)?)$")] = "auto"
     """Device that models run on: auto, cpu, cuda, cuda:N or mps. auto prefers CUDA, then Apple's GPU, then the CPU;
     with several NVIDIA GPUs, each gets a worker."""
     dtype: Annotated[Literal["auto", "float32", "float16", "bfloat16"], Group.MODELS] = "auto"
     """Precision of models; auto chooses one that is safe on the device."""
-    cpu_threads: Annotated[str, Group.PERFORMANCE, Field(pattern=r"^(auto|[1-9]\d{0,3})$")] = "auto"
+    cpu_threads: Annotated[str, Group.PERFORMANCE, Field(pattern=r"^(auto|[1-9][0-9]{0,3})$")] = "auto"
     """Threads that a model uses on a CPU: a number, or auto for one per CPU that affinity and container quotas allow.
     Fewer leave more for other programs."""
     host_workers: Annotated[int, Group.PERFORMANCE, Field(ge=1, le=64)] = 1
@@ -96,7 +96,7 @@ class WorkerSettings(Settings):
     does not fit into the device's memory, and takes the first that makes it fit: fp8, 8bit, 4bit. 8bit and 4bit need
     the extra `quantize`, 4bit also an NVIDIA GPU. off keeps all weights as they are."""
     compile_sizes: Annotated[
-        tuple[Annotated[str, Field(pattern=r"^\d{2,4}x\d{2,4}$")], ...],
+        tuple[Annotated[str, Field(pattern=r"^[0-9]{2,4}x[0-9]{2,4}$")], ...],
         Group.PERFORMANCE,
         BeforeValidator(split_commas),
     ] = ()

@@ -47,6 +47,8 @@ def read_header(file: BinaryIO, max_pixels: int) -> ImageHeader:
             header = _jpeg(file)
         elif start[:4] == b"RIFF" and start[8:] == b"WEBP":
             header = _webp(file)
+        elif not start:
+            raise InvalidImage("The file is empty.")
         else:
             raise InvalidImage("The file is not a PNG, JPEG or WebP image.")
     except struct.error:

@@ -203,6 +203,10 @@ def test_an_unreadable_env_file_is_explained() -> None:
     with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\): save it as UTF-8"):
         load(Settings)
 
+    Path(".env").write_bytes(b"SD_HOST=::1\nSD_OUTPUT_DIR=a\0b\n")
+    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\)"):
+        load(Settings)
+
     Path(".env").unlink()
     Path(".env").mkdir()
     with pytest.raises(ConfigurationError, match=r"\.env cannot be read"):
@@ -250,7 +254,16 @@ def test_a_misspelled_setting_is_reported_with_a_suggestion(monkeypatch: pytest.
         ("SD_PORT", "70000", "must be at most 65535"),
         ("SD_ALLOW_OPEN", "maybe", "must be true or false"),
         ("SD_LOG_FORMAT", "xml", "must be one of 'text' or 'json'"),
+        ("SD_PORT", "1.000", "must be a whole number"),
         ("SD_CA_FILE", "nope.pem", "names a file that does not exist"),
+        ("SD_CA_FILE", "/", "names something that is not a file"),
+        ("SD_REDIS_CERT_FILE", "x" * 300, "names a file that cannot be read (File name too long)"),
+        ("SD_LINK_SECRET", "5ecret", "must have at least 16 characters"),
+        ("SD_PUBLIC_URL", "https://example.com/b\u00fccher", "ASCII characters"),
+        ("SD_ALLOWED_HOSTS", "\u3002", "each entry must be a host name"),
+        # Celery's queues have ASCII names, and PyTorch's devices ASCII digits.
+        ("SD_REDIS_PREFIX", "\u00fc", "does not have the format"),
+        ("SD_DEVICE", "cuda:\u0663", "does not have the format"),
         ("SD_HOST", "http://localhost", "the port goes into SD_PORT"),
         ("SD_HOST", "localhost:7860", "the port goes into SD_PORT"),
         ("SD_REDIS_URL", "redis://:pa/5ecret@host:6379/0", "in a password, write / "),
@@ -268,6 +281,16 @@ def test_an_invalid_value_is_explained_in_plain_words(
 
     assert reason in raised.value.detail
     assert "5ecret" not in raised.value.detail
+
+
+def test_host_names_are_those_that_clients_send(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SD_PUBLIC_URL", "https://B\u00fccher.example:8443/images/")
+    monkeypatch.setenv("SD_ALLOWED_HOSTS", "*.b\u00fccher.example, Images.example.")
+
+    settings = load(ApiSettings)
+
+    assert settings.public_url == "https://xn--bcher-kva.example:8443/images"
+    assert settings.allowed_hosts == ("*.xn--bcher-kva.example", "images.example")
 
 
 def test_brackets_around_an_ipv6_address_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,6 +3,7 @@
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from importlib.metadata import version
@@ -88,10 +89,14 @@ class Housekeeper:
         if self._alive_file is None:
             self._stopping.wait()
             return
-        self._alive_file.touch()
-        while not self._stopping.wait(TOUCH_SECONDS):
-            self._alive_file.touch()
-        self._alive_file.unlink(missing_ok=True)
+        while True:
+            # Whoever watches the file sees that it cannot be written; the work goes on.
+            with suppress(OSError):
+                self._alive_file.touch()
+            if self._stopping.wait(TOUCH_SECONDS):
+                break
+        with suppress(OSError):
+            self._alive_file.unlink()
 
     def _repeat(self, name: str, seconds: float, work: Callable[[], object]) -> None:
         while not self._stopping.wait(seconds):

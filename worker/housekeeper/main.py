@@ -19,6 +19,7 @@ def create_housekeeper() -> Housekeeper:
         settings = load(HousekeeperSettings)
         logs.configure_logging(settings.log_format)
         require_redis(settings.redis_url)
+        settings.require_alive_file()
     except ConfigurationError as error:
         sys.exit(error.detail)
     return Housekeeper(settings, partial(tracing.start_tracing, "imagegen-housekeeper", os.environ))

@@ -107,8 +107,18 @@ def _decode(
         if background is not None and opacity is not None:
             image, opacity = _composite(image, opacity, background), None
         image = to_srgb(_scaled(image, size), profile)
-    # Pillow's decoders raise all of these on broken files.
-    except (OSError, ValueError, SyntaxError, EOFError, KeyError, IndexError, TypeError, Image.DecompressionBombError):
+    # Pillow raises all of these on broken files; the assertion fails without a palette.
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        KeyError,
+        IndexError,
+        TypeError,
+        AssertionError,
+        Image.DecompressionBombError,
+    ):
         raise InvalidImage("The image is broken or incomplete.") from None
     transpose = _UPRIGHT.get(header.orientation)
     if transpose is not None:

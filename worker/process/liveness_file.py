@@ -1,5 +1,6 @@
 """A file that a worker touches while it serves, so that a container's health check need not ask over Redis."""
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ def add_liveness_file(app: Celery, path: Path | None) -> None:
             worker.timer.call_repeatedly(TOUCH_SECONDS, file.touch)
 
         def stop(self, worker: Any) -> None:  # noqa: ARG002 - Celery's signature
-            file.unlink(missing_ok=True)
+            with suppress(OSError):
+                file.unlink()
 
     app.steps["worker"].add(LivenessFile)

@@ -20,7 +20,8 @@ def request(api: Api, host: str, method: str = "GET", path: str = "/info", **hea
 @pytest.fixture(scope="module")
 def other_hosts(null: Stack) -> Api:
     return null.start_api(
-        SD_ALLOWED_HOSTS="images.example.com,*.example.org", SD_PUBLIC_URL="https://public.example.net/sd"
+        SD_ALLOWED_HOSTS="images.example.com,*.example.org,bücher.example",
+        SD_PUBLIC_URL="https://public.example.net/sd",
     )
 
 
@@ -36,6 +37,11 @@ def other_hosts(null: Stack) -> Api:
         "host.docker.internal:7860",
         "macbook.local",
         "LOCALHOST",
+        "localhost.",
+        "macbook.local.:7860",
+        "localhost:",
+        "[fe80::1%eth0]:7860",
+        "[fe80::1%25eth0]",
     ],
 )
 def test_hosts_that_nobody_can_register_are_accepted(api: Api, host: str) -> None:
@@ -77,6 +83,9 @@ def test_a_missing_or_second_host_header_is_refused(api: Api, hosts: str) -> Non
     [
         ("images.example.com", 200),
         ("IMAGES.example.com:443", 200),
+        ("images.example.com.", 200),
+        ("a.example.org.:443", 200),
+        ("xn--bcher-kva.example", 200),
         ("a.example.org", 200),
         ("a.b.example.org", 200),
         ("public.example.net", 200),
@@ -212,11 +221,14 @@ def test_forwarded_headers_of_untrusted_peers_are_ignored(api: Api, any_host: Ap
 def test_forwarded_headers_of_trusted_proxies_are_used(null: Stack) -> None:
     api = null.start_api(SD_TRUSTED_PROXIES="10.0.0.0/8,127.0.0.0/8")
 
-    def docs(host: str) -> str:
-        return str(request(api, "127.0.0.1:7860", **{**FORWARDED, "X-Forwarded-Host": host}).json()["links"]["docs"])
+    def docs(host: str, scheme: str = "https") -> str:
+        headers = {**FORWARDED, "X-Forwarded-Host": host, "X-Forwarded-Proto": scheme}
+        return str(request(api, "127.0.0.1:7860", **headers).json()["links"]["docs"])
 
     assert docs("localhost") == "https://localhost/docs"
-    # Proxies append to the list, so the client may have sent all but the last entry.
+    # Proxies append to the lists, so the client may have sent all but the last entry.
+    assert docs("localhost", "http, HTTPS") == "https://localhost/docs"
+    assert docs("localhost", "https, javascript") == "http://localhost/docs"
     assert docs("evil.example.com, stable-diffusion:7860") == "https://stable-diffusion:7860/docs"
     refused = request(api, "127.0.0.1:7860", **{**FORWARDED, "X-Forwarded-Host": "evil.example.com"})
     assert_problem(refused, 421, "misdirected-request")

@@ -1,5 +1,6 @@
 """Path prefixes of proxies, HTTP/1.0, double and trailing slashes."""
 
+import io
 import re
 import threading
 from collections.abc import Iterator
@@ -7,6 +8,7 @@ from contextlib import contextmanager
 from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urljoin, urlsplit
+from zipfile import ZipFile
 
 import pytest
 import requests
@@ -132,6 +134,16 @@ def test_a_request_of_http_1_0_needs_no_host(api: Api, path: str) -> None:
     assert answer.startswith(b"HTTP/1.1 200")
 
 
+def test_a_response_of_unknown_length_has_no_chunks_for_http_1_0(api: Api) -> None:
+    job = api.post("/api/txt2img", {"prompt": "x"}).json()
+
+    answer = send_raw(api, f"GET /api/images.zip?job={job['id']} HTTP/1.0\r\n\r\n")
+
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert ZipFile(io.BytesIO(body)).testzip() is None
+
+
 def test_a_probe_needs_no_host(api: Api) -> None:
     answer = send_raw(api, "GET /health/live HTTP/1.1\r\nConnection: close\r\n\r\n")
 
@@ -161,3 +173,13 @@ def test_a_trailing_slash_redirects_to_no_other_host(api: Api, path: str) -> Non
     location = re.search(rb"(?m)^location: (.*?)\r$", answer)
     assert location is None or re.match(rb"/[^/\\]", location[1])
     assert b"\r\nb: c" not in answer
+
+
+def test_a_list_in_several_headers_counts_as_one(api: Api) -> None:
+    body = '{"prompt": "x"}'
+    headers = f"Host: localhost\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\nConnection: close"
+    accept = "Accept: text/html\r\nAccept: image/png"
+
+    answer = send_raw(api, f"POST /api/txt2img HTTP/1.1\r\n{headers}\r\n{accept}\r\n\r\n{body}")
+
+    assert b"content-type: image/png" in answer

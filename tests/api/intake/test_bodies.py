@@ -107,10 +107,12 @@ def test_json_with_a_charset_is_json(api: Api) -> None:
     assert answer.status_code == 202
 
 
-def test_a_missing_body_is_refused(api: Api) -> None:
-    answer = requests.post(f"{api.url}/api/jobs", headers=JSON, timeout=30)
+@pytest.mark.parametrize("body", [b"", b" \n"])
+def test_a_missing_body_is_refused(api: Api, body: bytes) -> None:
+    answer = requests.post(f"{api.url}/api/jobs", data=body, headers=JSON, timeout=30)
 
     assert_problem(answer, 422, "invalid-request")
+    assert answer.json()["detail"] == "The body is empty; send a JSON object."
 
 
 def test_lists_and_objects_in_a_form_may_be_in_brackets(null: Stack) -> None:

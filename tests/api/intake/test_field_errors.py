@@ -36,6 +36,7 @@ LIBRARY_WORDS = re.compile(
         ({"metadata": {"x": "x" * 2048}}, "metadata may take at most 2048 bytes as JSON."),
         ({"loras": "ink"}, "loras must be a list."),
         ({"loras": [{"scale": 1}]}, "loras[0].name is missing."),
+        ({"loras": [{"name": "ink", "weight": 1}]}, "loras[0].weight is not a known field; perhaps you mean scale."),
         ({"loras": [{"name": "ink"}] * 6}, "loras may have at most 5 entries."),
         ({"strength": 0.5}, "strength needs an image."),
         ({"promt": "x"}, "promt is not a known field; perhaps you mean prompt."),

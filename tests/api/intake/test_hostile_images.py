@@ -72,6 +72,10 @@ def test_invalid_animated_and_oversized_images_are_refused(api: Api, image: byte
     assert "x-job-id" not in answer.headers
 
 
+def test_an_empty_file_is_called_empty(api: Api) -> None:
+    assert post_image(api, b"").json()["detail"] == "/image: The file is empty."
+
+
 def test_masks_and_images_in_json_are_checked_too(api: Api) -> None:
     bomb = base64.b64encode(png_claiming(60_000, 60_000)).decode()
 

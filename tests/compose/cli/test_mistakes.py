@@ -106,6 +106,16 @@ def test_a_number_that_json_lacks_is_not_blamed_on_the_server(option: str, numbe
     assert "must be finite numbers" in error_of("generate", "x", option, number, "--url", "http://127.0.0.1:1")
 
 
+def test_text_is_utf_8_whatever_the_locale_says(error_of: RunFailing) -> None:
+    # How Python passes the bytes of a command line that its locale does not know.
+    assert "not UTF-8 text" in error_of("generate", "a\udcff", "--url", "http://127.0.0.1:1")
+    assert "No service responds" in error_of("generate", "gr\udcc3\udcb6\udcc3\udc9fe", "--url", "http://127.0.0.1:1")
+
+
+def test_an_endless_image_is_refused(error_of: RunFailing) -> None:
+    assert "it is not an image" in error_of("upscale", "/dev/zero", "--url", "http://127.0.0.1:1")
+
+
 def test_an_image_that_cannot_be_saved_is_not_generated(tmp_path: Path, error_of: RunFailing) -> None:
     (tmp_path / "folder.png").mkdir()
     url = f"http://127.0.0.1:{free_port()}"
@@ -119,6 +129,7 @@ def test_an_image_that_cannot_be_saved_is_not_generated(tmp_path: Path, error_of
     [
         ({"SD_PORT": "eighty"}, "SD_PORT is wrong"),
         ({"SD_DATA_DIR": "file"}, "SD_DATA_DIR=file cannot be used (Not a directory)"),
+        ({"SD_ALIVE_FILE": "file/x"}, "SD_ALIVE_FILE=file/x cannot be written"),
         ({"SD_OUTPUT_DIR": "file/x"}, "SD_OUTPUT_DIR=file/x cannot be used (Not a directory)"),
         (
             {"SD_HOST": "no-such-host.invalid", "SD_ALLOW_OPEN": "true"},
@@ -126,10 +137,12 @@ def test_an_image_that_cannot_be_saved_is_not_generated(tmp_path: Path, error_of
         ),
         ({"SD_HOST": "203.0.113.7", "SD_ALLOW_OPEN": "true"}, "SD_HOST=203.0.113.7 is not an address of this machine"),
         ({"SD_PORT": "15555", "SD_FLOWER_PORT": "15555"}, "SD_FLOWER_PORT and SD_PORT are both 15555"),
+        ({"SD_REDIS_URL": f"redis://:{SECRET}@{'x' * 64}.example"}, "SD_REDIS_URL is wrong: no server can have"),
         (
             {"SD_REDIS_URL": f"redis://:{SECRET}@host?nonsense=1"},
             "SD_REDIS_URL is wrong: its query has an unknown",
         ),
+        ({"SD_REDIS_URL": "redis://127.0.0.1?retry=3"}, "SD_REDIS_URL is wrong: its query has an unknown"),
     ],
     ids=str,
 )

@@ -1,5 +1,6 @@
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -41,6 +42,16 @@ def test_a_worker_is_healthy_while_it_serves(stack: Stack, backend: str, tmp_pat
     worker.stop()
 
     assert alive(file).returncode == 1
+
+
+def test_work_goes_on_while_the_file_cannot_be_written(stack: Stack, tmp_path: Path) -> None:
+    (file := tmp_path / "alive").symlink_to(tmp_path / "missing" / "alive")
+    stack.settings["SD_ALIVE_FILE"] = str(file)
+    housekeeper = stack.start_housekeeper()
+
+    housekeeper.send(signal.SIGTERM)
+
+    assert housekeeper.wait() == 0, housekeeper.output
 
 
 def test_a_hanging_worker_is_unhealthy(tmp_path: Path) -> None:

@@ -94,3 +94,22 @@ def test_the_text_format_adds_the_job_to_messages_that_do_not_name_it() -> None:
 
     assert bound.endswith("WARNING out of memory (job 019a)")
     assert formatter.format(record).endswith("out of memory")
+
+
+def test_closed_standard_streams_are_empty_ones(tmp_path: Path) -> None:
+    code = "import sys; from shared.observability.logs import open_standard_streams as go; go(); exit(*sys.stdin)"
+
+    process = Process(["sh", "-c", f"exec {sys.executable} -c '{code}' <&- >&-"], tmp_path)
+
+    assert process.wait() == 0, process.output
+
+
+def test_what_the_broker_retries_leaves_no_tracebacks(tmp_path: Path) -> None:
+    configure = "import logging\nfrom shared.observability import logs\nlogs.configure_logging('text')\n"
+    log = "for name in ('kombu.transport.redis', 'ours'):\n logging.getLogger(name).warning('', exc_info=OSError(name))"
+    process = Process([sys.executable, "-c", configure + log], tmp_path)
+
+    process.wait()
+
+    assert "OSError: ours" in process.output
+    assert "OSError: kombu" not in process.output

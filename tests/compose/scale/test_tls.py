@@ -71,6 +71,10 @@ def test_the_dashboard_shows_workers_and_queues_over_tls(stack: Stack) -> None:
     [
         ({"SD_CA_FILE": ""}, "SD_REDIS_URL or SD_CA_FILE is wrong: the server's certificate is not trusted"),
         ({"SD_REDIS_CERT_FILE": "", "SD_REDIS_KEY_FILE": ""}, "SD_REDIS_URL or SD_REDIS_CERT_FILE is wrong"),
+        ({"SD_CA_FILE": __file__}, "SD_CA_FILE is wrong: the file has no readable certificate (PEM)."),
+        ({"SD_REDIS_CERT_FILE": __file__}, "SD_REDIS_CERT_FILE or SD_REDIS_KEY_FILE is wrong"),
+        ({"SD_REDIS_KEY_FILE": __file__}, "SD_REDIS_CERT_FILE or SD_REDIS_KEY_FILE is wrong"),
+        ({"SD_REDIS_KEY_FILE": ""}, "SD_REDIS_CERT_FILE or SD_REDIS_KEY_FILE is wrong"),
         ({"SD_CA_FILE": "missing.pem"}, "SD_CA_FILE is wrong: names a file that does not exist."),
     ],
 )

@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import redis
 
-from shared.errors import StoreUnavailable
+from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
 from shared.redis.keys import Keys
-from shared.redis.store import AsyncStore, Store, async_connections, connect
+from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
 from shared.workers.devices import DeviceMemory
 from shared.workers.models import ModelRecords
 from shared.workers.records import WorkerRecord, Workers, WorkerState
@@ -77,6 +77,39 @@ def test_errors_of_scripts_before_redis_7_are_understood(word: str, connections:
             return server.connections
 
     assert asyncio.run(write()) == connections
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        "DENIED Redis is running in protected mode",
+        "MOVED 3999 127.0.0.1:6381",
+        "CROSSSLOT Keys in request don't hash to the same slot",
+        "ERR unknown command 'EVALSHA'",
+        "ERR upstream connection failed",
+    ],
+)
+def test_a_server_that_refuses_every_script_is_unavailable(error: str, caplog: pytest.LogCaptureFixture) -> None:
+    """A proxy whose server is away, or another server behind the same name."""
+
+    async def write() -> None:
+        async with redis_double(lambda *_: f"-{error}\r\n".encode()) as server:
+            store = AsyncStore(async_connections(server.url))
+            with pytest.raises(StoreUnavailable):
+                await store.run(WRITE)
+            await store.aclose()
+
+    asyncio.run(write())
+
+    assert "Redis refuses what the service needs" in caplog.text
+
+
+def test_a_cluster_is_refused_at_the_start(tmp_path: Path) -> None:
+    with (
+        valkey_server(tmp_path, "--cluster-enabled", "yes") as url,
+        pytest.raises(ConfigurationError, match="is a Redis Cluster"),
+    ):
+        require_redis(url)
 
 
 def test_a_server_that_has_become_a_replica_is_left_for_its_successor(tmp_path: Path) -> None:

@@ -161,8 +161,9 @@ def damaged(png: bytes) -> bytes:
         damaged(encoded(scene(), "WEBP", lossless=True, quality=0)),
         encoded(scene(), "JPEG")[:20] + b"\xff\xc0\x00\x0b\x08\x00\x10\x00\x10\x01\x01\x11\x00" + bytes(50),
         b"RIFF\x20\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0\x0f\0\0\x0f\0\0",
+        encoded(scene().convert("P")).replace(b"PLTE", b"plTe"),
     ],
-    ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp"],
+    ids=["two sizes", "too little", "damaged", "cut off", "webp", "no jpeg", "empty webp", "no palette"],
 )
 def test_an_image_that_cannot_be_decoded_fails_the_job(bench: Bench, data: bytes) -> None:
     job = bench.run(bench.submit([data]))

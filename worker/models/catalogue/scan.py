@@ -89,7 +89,7 @@ class FolderScan:
     def _files(self, folder: Path, name: str, entries: _Entries) -> Iterator[Candidate]:
         for suffix in ALL_SUFFIXES:
             for file, entry in entries.items():
-                if not file.endswith(suffix) or not _is_usable(entry) or _is_folder(entry):
+                if not file.endswith(suffix) or not _is_usable(entry) or not _is_file(entry):
                     continue
                 if entry.is_symlink() and self._leads_outside(entry):
                     continue
@@ -139,6 +139,14 @@ def _kind_of(entries: _Entries) -> CandidateKind | None:
 def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
         return entry.is_dir()
+    except OSError:
+        return False
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Not a pipe: whoever opens one waits for another program."""
+    try:
+        return entry.is_file()
     except OSError:
         return False
 

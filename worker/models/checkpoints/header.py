@@ -13,6 +13,8 @@ from worker.models.checkpoints.tensor_names import Role, sort_tensors
 #: The largest known headers, with the captions of a whole training set, have a few megabytes.
 MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
+#: How what git leaves of a large file begins where Git LFS is not installed.
+LFS_POINTER = b"version "
 MAX_METADATA_VALUE = 4096
 #: Of a number, by the name of its type.
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
@@ -63,6 +65,10 @@ def read_header(path: Path) -> Header:
         prefix = file.read(8)
         if len(prefix) < 8:
             raise IncompleteFile("The file is empty or cut off.")
+        if prefix == LFS_POINTER:
+            raise InvalidHeader(
+                "It is a pointer of Git LFS, not the file itself: run `git lfs pull` in its repository."
+            )
         length = int.from_bytes(prefix, "little")
         if length > MAX_HEADER_BYTES:
             raise InvalidHeader(

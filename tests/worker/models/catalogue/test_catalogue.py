@@ -163,6 +163,7 @@ def test_a_file_that_is_replaced_gets_another_revision(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("header", "reason"),
     [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n", "It is a pointer of Git LFS, not the"),
         ((100 << 20).to_bytes(8, "little"), "The header would have 104,857,600 bytes, more than the limit of 16 MB"),
         (b"\x05\0\0\0\0\0\0\0{oops", "The header is not valid JSON"),
         (b"\x02\0\0\0\0\0\0\0[]", "The header is not valid JSON"),

@@ -1,5 +1,6 @@
 """Files that were written by nobody known."""
 
+import os
 from pathlib import Path
 
 from tests.worker.models.catalogue.test_catalogue import states
@@ -17,3 +18,10 @@ def test_headers_that_nobody_thought_of_cost_no_other_model(tmp_path: Path) -> N
     found = states(tmp_path)
 
     assert found == {"lacking": DiskState.BROKEN, "scalar": DiskState.BROKEN, "usual": DiskState.AVAILABLE}
+
+
+def test_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.safetensors")
+    write_header(tmp_path / "usual.safetensors", sd15_shapes())
+
+    assert states(tmp_path) == {"usual": DiskState.AVAILABLE}
