@@ -66,7 +66,8 @@ class CudaGraphs:
         self._backend = backend
         self._decisions = decisions
         self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
-        self._weights: Hashable = None
+        #: A hash of the addresses of all weights, by state.
+        self._weights: dict[Hashable, int] = {}
         self._wasted = 0
 
     @contextmanager
@@ -80,7 +81,7 @@ class CudaGraphs:
             with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
-        self._require_same_weights(module)
+        self._require_same_weights(module, state)
 
         def replay(*args: Any, **kwargs: Any) -> Any:
             return self._call(usual, state, (args, kwargs))
@@ -99,12 +100,12 @@ class CudaGraphs:
     def count(self) -> int:
         return sum(shape.graph is not None for shape in self._shapes.values())
 
-    def _require_same_weights(self, module: torch.nn.Module) -> None:
+    def _require_same_weights(self, module: torch.nn.Module, state: Hashable) -> None:
         """Graphs hold the addresses of weights, which change when parts are moved, converted, or given LoRAs."""
         weights = hash(tuple(tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())))
-        if weights != self._weights:
+        if self._weights.setdefault(state, weights) != weights or len(self._weights) > MAX_SHAPES:
             self.drop()
-            self._weights = weights
+            self._weights = {state: weights}
 
     def _call(self, forward: Forward, state: Hashable, arguments: Any) -> Any:
         args, kwargs = arguments
