@@ -87,7 +87,15 @@ def _compile(denoiser: Any, device: torch.device, backend: str) -> Callable[...,
     takes a minute, and on CPUs gains nothing.
     """
     if isinstance(denoiser, UNet2DConditionModel) and device.type == "cuda":
-        compiled: Callable[..., Any] = torch.compile(denoiser.forward, fullgraph=True, backend=backend)
-        return compiled
+        return _with_float_timesteps(torch.compile(denoiser.forward, fullgraph=True, backend=backend))
     denoiser.compile_repeated_blocks(fullgraph=True, backend=backend)
     return None
+
+
+def _with_float_timesteps(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Takes those of every scheduler: half of them count in whole numbers, which U-Nets convert first of all."""
+
+    def call(sample: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return forward(sample, timestep.float(), *args, **kwargs)
+
+    return call
