@@ -119,9 +119,6 @@ def load_pipelines(
     pipeline, family = pipeline_of(model)
     parts = PartLoading(model, dtype_name(dtype), shared)
     pipe = load_pipeline(model, pipeline, dtype, parts)
-    for part in parts_of(pipe).values():
-        # As peft would when it adds the first LoRA: compiled code would no longer fit.
-        part.requires_grad_(False)
     denoiser = model.denoiser
     _cache_signatures(getattr(pipe, denoiser))
     if has_own_memory(device):

@@ -52,6 +52,8 @@ class Loras:
         self._numbers = itertools.count()
         #: Where peft has put layers of its own in the place of the model's: parent, name, layer.
         self._added: list[tuple[torch.nn.Module, str, BaseTunerLayer]] | None = None
+        #: peft switches the gradients of some of them off.
+        self._weights = [one for part in pipelines.parts for one in part.parameters() if one.requires_grad]
         if not is_changed_by_loras(type(getattr(self._pipe, "text_encoder", None)).__name__):
             # Other models may have the same encoder. What a file has for it counts as without effect.
             self._pipe.load_lora_into_text_encoder = lambda *_, **__: None
@@ -95,7 +97,10 @@ class Loras:
 
     @contextmanager
     def _none_added(self) -> Iterator[None]:
-        """The model as it was before its first LoRA, for the block: compiled code knows no other layers."""
+        """The model as it was before its first LoRA, for the block.
+
+        Compiled code fits no other layers, and PyTorch multiplies weights without gradients in another order.
+        """
         if self._added is None:
             self._added = [
                 (parent, name, layer)
@@ -106,9 +111,14 @@ class Loras:
             ]
         for parent, name, layer in self._added:
             setattr(parent, name, layer.get_base_layer())
+        frozen = [weight for weight in self._weights if not weight.requires_grad]
+        for weight in frozen:
+            weight.requires_grad = True
         try:
             yield
         finally:
+            for weight in frozen:
+                weight.requires_grad = False
             for parent, name, layer in self._added:
                 setattr(parent, name, layer)
 
