@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
-from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
+from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
 from worker.engines.diffusers.memory.errors import reason_of
 
@@ -77,11 +77,14 @@ class CudaGraphs:
         `state` names what else determines results besides weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
-        if self._wasted > MAX_WASTED or has_replaced_forward(module):
+        # Once for all that is looked for in them: a denoiser has thousands.
+        layers = list(module.modules())
+        if self._wasted > MAX_WASTED or any("forward" in vars(layer) for layer in layers):
+            # Offloading, step caches, or batches of invariant results wrap the forward of a layer.
             with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
-        self._require_same_weights(module, state)
+        self._require_same_weights(layers, state)
 
         def replay(*args: Any, **kwargs: Any) -> Any:
             return self._call(usual, state, (args, kwargs))
@@ -100,9 +103,12 @@ class CudaGraphs:
     def count(self) -> int:
         return sum(shape.graph is not None for shape in self._shapes.values())
 
-    def _require_same_weights(self, module: torch.nn.Module, state: Hashable) -> None:
+    def _require_same_weights(self, layers: Sequence[torch.nn.Module], state: Hashable) -> None:
         """Graphs hold the addresses of weights, which change when parts are moved, converted, or given LoRAs."""
-        weights = hash(tuple(tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())))
+        tensors = (
+            tensor for layer in layers for kind in (layer._parameters, layer._buffers) for tensor in kind.values()
+        )
+        weights = hash(tuple(tensor.data_ptr() for tensor in tensors if tensor is not None))
         if self._weights.setdefault(state, weights) != weights or len(self._weights) > MAX_SHAPES:
             self.drop()
             self._weights = {state: weights}
