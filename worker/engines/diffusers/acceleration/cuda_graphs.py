@@ -13,7 +13,7 @@ from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
 from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
-from worker.engines.diffusers.memory.errors import reason_of
+from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -163,7 +163,7 @@ class CudaGraphs:
 
     def _try_capture(self, forward: Forward, shape: _Shape, key: Hashable, arguments: Any) -> None:
         self._make_room()
-        call = self._capture(forward, mapped(arguments, torch.clone))
+        call = self._capture(forward, key, mapped(arguments, torch.clone))
         if call is None:
             # After the handler, whose traceback holds the memory of the attempt. A second attempt would fail, too.
             self._wasted += 1
@@ -180,7 +180,7 @@ class CudaGraphs:
         shape.rejected = not decision.chosen
         shape.graph = call if decision.chosen else None
 
-    def _capture(self, forward: Forward, static: Any) -> _StaticCall | None:
+    def _capture(self, forward: Forward, key: Hashable, static: Any) -> _StaticCall | None:
         """None for a model that a graph cannot hold, which many kinds of errors may show."""
         args, kwargs = static
         try:
@@ -189,6 +189,9 @@ class CudaGraphs:
             signature_of(mapped(graph.output, torch.clone))
         except Exception as error:
             logger.info("no graph for this shape: %s", reason_of(error))
+            if not is_out_of_memory(error):
+                # Nor after a restart: it costs time and memory, and may have been what broke the device.
+                self._decisions.put(Decision(1.0, chosen=False), key)
             return None
         return _StaticCall(graph, static)
 
