@@ -1,4 +1,4 @@
-"""What was measured of CUDA graphs once is known after a restart."""
+"""What was measured once of graphs and compiled code is known after a restart."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -8,9 +8,16 @@ import pytest
 import torch
 
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
-from tests.worker.engines.diffusers.acceleration.test_cuda_graphs import UNTIL_CAPTURED, Denoiser, run
+from tests.worker.engines.diffusers.acceleration.test_cuda_graphs import UNTIL_CAPTURED, Denoiser, random, run
+from worker.engines.diffusers.acceleration import compiled_denoiser
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
+from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
+from worker.engines.diffusers.acceleration.compiled_denoiser import compile_denoiser
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
-from worker.engines.diffusers.acceleration.decisions import Decisions
+from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
+from worker.engines.diffusers.options import Level
+
+CPU = torch.device("cpu")
 
 
 @pytest.fixture
@@ -73,3 +80,28 @@ def test_a_capture_that_failed_is_tried_again_only_if_memory_was_short(
             run(CudaGraphs(backend, Decisions(tmp_path, "model")), denoiser)
 
     assert backend.captures == captures
+
+
+def test_a_restart_runs_compiled_code_once_and_times_nothing_again(
+    denoiser: Denoiser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = list[None]()
+    denoiser.register_forward_pre_hook(lambda *_: calls.append(None))
+    monkeypatch.setattr(compiled_denoiser, "_compile", lambda *_: None)
+    plan = DenoiserPlan(denoiser, CPU, Level.FAST, ("model",), tmp_path)
+    given = random("cpu", 2, 8), random("cpu", 1)
+
+    Accelerator(plan).prepare(["64x64"], [1], lambda *_: denoiser(*given))
+    calls.clear()
+    again = Accelerator(plan)
+    again.prepare(["64x64"], [1], lambda *_: denoiser(*given))
+
+    # Once more for libraries to set up their workspaces.
+    assert len(calls) == 2
+    assert "compiled for 64x64" in again.description
+
+
+def test_compiling_that_gained_nothing_is_not_repeated(denoiser: Denoiser) -> None:
+    runs, known = [lambda: pytest.fail("ran")], Decision(1.1, chosen=False)
+
+    assert not compile_denoiser(denoiser, runs, CPU, CompiledCode(None, CPU), known=known).is_used
