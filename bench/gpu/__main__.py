@@ -26,7 +26,7 @@ from bench.gpu.surviving import run_limited, until_failure
 #: of them needs.
 MEASURES = {"tests": "device_tests", "service": "whole_service", "denoisers": "denoisers"}
 RESULTS = Path("bench/gpu-results.json")
-#: What `make gpu` may take, with what it has begun by then.
+#: What `make gpu` may take, with what it has started by then.
 SECONDS = 510
 #: For a measure to end by itself once time is up.
 GRACE_SECONDS = 45

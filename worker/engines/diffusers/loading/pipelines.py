@@ -166,7 +166,7 @@ def _tell_device(pipe: Any, device: torch.device) -> None:
     kind = type(pipe)
     # With its number, as layers name it.
     known = {"_execution_device": torch.empty(0, device=device).device, "__module__": kind.__module__}
-    pipe.__class__ = type(kind.__name__, (kind,), known)
+    object.__setattr__(pipe, "__class__", type(kind.__name__, (kind,), known))
 
 
 def _sharing_parts(pipe: Any, name: str | None) -> Any | None:
