@@ -30,7 +30,7 @@ RESULTS = Path("bench/gpu-results.json")
 SECONDS = 510
 #: For a measure to end by itself once time is up.
 GRACE_SECONDS = 45
-#: Of a measure that failed; a test that fails is a defect on each card, but goals are for one kind of it.
+#: If a test fails: that is a defect on each card, and goals are for one kind of it.
 FAILED_EXIT = 1
 
 

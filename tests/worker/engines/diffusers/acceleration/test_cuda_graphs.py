@@ -166,6 +166,8 @@ def test_a_model_that_cannot_be_captured_runs_as_usual(device: str) -> None:
     assert all(torch.equal(result, expected) for result in results)
     if device == "cpu":
         assert backend.captures == 1
+    else:
+        assert torch.cuda.current_stream() == torch.cuda.default_stream()
     # The device still works, and others may capture.
     fitting = Denoiser().to(device)
     run(graphs, fitting)
