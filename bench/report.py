@@ -8,7 +8,7 @@ import textwrap
 from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from bench.figures import Figure
@@ -41,7 +41,15 @@ def _spread(figure: Figure) -> str:
 def machine() -> dict[str, str | int | None]:
     libraries = ("torch", "diffusers", "celery", "redis", "fastapi", "uvicorn")
     versions = {"python": platform.python_version(), "system": platform.platform(), "cores": os.cpu_count()}
-    return versions | {name: version(name) for name in libraries}
+    return versions | {name: _version(name) for name in libraries}
+
+
+def _version(library: str) -> str | None:
+    """None if it is not installed: not every machine with a GPU can run the whole service."""
+    try:
+        return version(library)
+    except PackageNotFoundError:
+        return None
 
 
 def write_json(path: Path, figures: Sequence[Figure], **facts: object) -> None:

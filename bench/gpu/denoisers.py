@@ -9,6 +9,7 @@ import torch
 from bench.figures import Figure
 from bench.gpu.machine import Machine
 from bench.gpu.models import DENOISERS, RandomDenoiser, defaults
+from bench.gpu.surviving import until_failure
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import attention
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
@@ -57,7 +58,8 @@ def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
         if machine.device.type == "cuda" and torch.cuda.mem_get_info()[0] < model.gigabytes * 1.3e9:
             skip(f"{model.name}: it does not fit on this device")
             continue
-        yield from _measure(model, machine, skip)
+        print(f"{model.name}, {machine.seconds_left():.0f} s left", flush=True)
+        yield from until_failure(model.name, _measure(model, machine, skip), skip)
         machine.free_memory()
 
 
@@ -70,17 +72,17 @@ def _measure(model: RandomDenoiser, machine: Machine, skip: Callable[[str], None
     usual = call.seconds(module, machine.device)
     bench = _Bench(model, module, call, machine, usual, _first(call(module)))
     yield Figure(f"{model.name}: plain call", usual * 1000, "ms", detail=f"{usual * model.steps:.3f} s an image")
-    yield _graph(bench)
-    yield from _attention(bench)
+    yield from until_failure(f"{model.name}: CUDA graph", _graph(bench), skip)
+    yield from until_failure(f"{model.name}: attention", _attention(bench), skip)
     if (machine.quick and model.name not in QUICK) or not machine.has_seconds(COMPILE_SECONDS.get(model.name, 40.0)):
         skip(f"{model.name} compiled: {'--quick' if machine.quick else 'there was no time left'}")
     else:
-        yield _compiled(bench)
-    yield from _eight_bit(bench, skip)
+        yield from until_failure(f"{model.name}: compiled", _compiled(bench), skip)
+    yield from until_failure(f"{model.name}: eight bits", _eight_bit(bench, skip), skip)
     torch.compiler.reset()
 
 
-def _graph(bench: _Bench) -> Figure:
+def _graph(bench: _Bench) -> Iterator[Figure]:
     device = bench.machine.device
     backend: Any = CudaGraphBackend(device) if device.type == "cuda" else RecordingGraphs()
     graphs = CudaGraphs(backend, Decisions(None))
@@ -92,7 +94,7 @@ def _graph(bench: _Bench) -> Figure:
     used = "" if graphs.count else ", not used: plain calls"
     difference = (result - bench.result).abs().max().item()
     graphs.drop()
-    return bench.ratio("CUDA graph", seconds, f"greatest difference {difference:g}{used}")
+    yield bench.ratio("CUDA graph", seconds, f"greatest difference {difference:g}{used}")
 
 
 def _attention(bench: _Bench) -> Iterator[Figure]:
@@ -104,7 +106,7 @@ def _attention(bench: _Bench) -> Iterator[Figure]:
         yield bench.ratio(f"attention by {candidate}", seconds, bench.difference(result))
 
 
-def _compiled(bench: _Bench) -> Figure:
+def _compiled(bench: _Bench) -> Iterator[Figure]:
     device = bench.machine.device
     # The compiler for CPUs takes a minute for each.
     backend = "aot_eager" if bench.machine.is_tiny else "inductor"
@@ -115,7 +117,7 @@ def _compiled(bench: _Bench) -> Figure:
         seconds = bench.call.seconds(forward, device)
         result = _first(bench.call(forward))
     detail = f"{bench.difference(result)}, {compiled.seconds:.0f} s to compile"
-    return bench.ratio("compiled", seconds, detail)
+    yield bench.ratio("compiled", seconds, detail)
 
 
 def _eight_bit(bench: _Bench, skip: Callable[[str], None]) -> Iterator[Figure]:

@@ -1,7 +1,6 @@
 """Runs every test that is marked `gpu`."""
 
 import re
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -10,11 +9,14 @@ from xml.etree import ElementTree
 
 from bench.figures import Figure, Goal
 from bench.gpu.machine import Machine
+from bench.gpu.surviving import run_limited
 
 FAILED = "tests marked gpu that fail"
 #: What marks a test, directly or through the parameters that tests share.
 MARKS = re.compile(r"mark\.gpu|ON_EACH_DEVICE")
-#: Of the six minutes of `make gpu`; a quick run takes half of it.
+#: Elements of pytest's report.
+PROBLEMS = ("failure", "error")
+#: Of what `make gpu` may take; a quick run takes half of it.
 MAX_SECONDS = 170.0
 #: With one tiny model, when the bench itself is tried.
 TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
@@ -44,39 +46,28 @@ def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
     with tempfile.TemporaryDirectory() as folder:
         result, configuration = Path(folder, "tests.xml"), Path(folder, "pytest.ini")
         configuration.write_text(CONFIGURATION)
-        try:
-            finished = subprocess.run(
-                [*PYTEST, "-c", str(configuration), *marks, f"--junitxml={result}", *files],
-                capture_output=True,
-                text=True,
-                timeout=max(30.0, min(MAX_SECONDS / (2 if machine.quick else 1), machine.seconds_left())),
-                check=False,
-            )
-            output = finished.stdout + finished.stderr
-        except subprocess.TimeoutExpired as error:
-            output = (error.stdout or b"").decode() if isinstance(error.stdout, bytes) else (error.stdout or "")
-            skip("some of the tests marked gpu: there was no time left")
+        seconds = max(30.0, min(MAX_SECONDS / (2 if machine.quick else 1), machine.seconds_left()))
+        command = [*PYTEST, "-c", str(configuration), *marks, f"--junitxml={result}", *files]
+        if run_limited(command, seconds) is None:
+            skip(f"some of the tests marked gpu: they take more than {seconds:.0f} s")
         if not result.exists():
-            print(output[-6000:], flush=True)
-            raise RuntimeError(output[-1500:])
-        print(*re.findall(r"^.*s (?:call|setup) .*$", output, re.MULTILINE), sep="\n", flush=True)
-        yield from figures(result.read_text(), output)
+            raise RuntimeError("pytest ended without a report; what it printed is above")
+        yield from figures(result.read_text())
 
 
 def test_files(folder: Path) -> list[str]:
     return sorted(str(path) for path in folder.rglob("test_*.py") if MARKS.search(path.read_text("utf-8")))
 
 
-def figures(xml: str, output: str) -> Iterator[Figure]:
-    """How many pass and fail. The names and messages of failures are printed, because nobody can look there later."""
+def figures(xml: str) -> Iterator[Figure]:
+    """How many pass and fail, and why: nobody can look there later."""
     # Written by pytest on this machine.
     cases = list(ElementTree.fromstring(xml).iter("testcase"))  # noqa: S314
-    failed = [case for case in cases if case.find("failure") is not None or case.find("error") is not None]
+    problems = [(case, problem) for case in cases for problem in case if problem.tag in PROBLEMS]
+    failed = {case.get("name"): " ".join((problem.get("message") or "").split()) for case, problem in problems}
     skipped = [case for case in cases if case.find("skipped") is not None]
-    if failed:
-        print(output[-6000:], flush=True)
     seconds = sum(float(case.get("time", 0)) for case in cases)
     passed = len(cases) - len(failed) - len(skipped)
     yield Figure("tests marked gpu that pass", passed, "tests", detail=f"{seconds:.0f} s, {len(skipped)} skipped")
-    names = ", ".join(f"{case.get('name')}" for case in failed)
-    yield Figure(FAILED, len(failed), "tests", Goal(0), detail=names[:500])
+    detail = "; ".join(f"{name}: {message[:150]}" for name, message in failed.items())
+    yield Figure(FAILED, len(failed), "tests", Goal(0), detail=detail[:2000])

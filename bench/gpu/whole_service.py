@@ -16,6 +16,7 @@ from bench.figures import MIN_ROUNDS, Comparison, Figure, Goal, Scale, compare
 from bench.gpu.bare import PROMPT
 from bench.gpu.machine import Machine
 from bench.gpu.models import save_klein, save_sdxl
+from bench.gpu.surviving import until_failure
 from bench.service import UNLIMITED, VALKEY
 from tests.stack import Stack, valkey_server
 
@@ -43,8 +44,8 @@ class Subject:
 
 
 SUBJECTS = (
-    Subject("SDXL", "sd", "SD_MODEL_ID", save_sdxl, 7, "float16", 10, 5.0, {"safe": 0.65, "fast": 0.55}, True, 240.0),
     Subject("Klein", "flux-local", "SD_FLUX_MODEL_ID", save_klein, 17, "bfloat16", 4, 1.0, {"safe": 0.75, "fast": 0.6}),
+    Subject("SDXL", "sd", "SD_MODEL_ID", save_sdxl, 7, "float16", 10, 5.0, {"safe": 0.65, "fast": 0.55}, True, 240.0),
 )
 
 
@@ -53,10 +54,20 @@ def measure(machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
         if not machine.has_seconds(60):
             skip(f"the service with {subject.name}: there was no time left")
             continue
-        with ExitStack() as exits:
-            model = subject.save(Path(exits.enter_context(machine.model_folder(subject.gigabytes))), machine)
-            machine.free_memory()
-            yield from _Bench(subject, machine, model, exits).measure(skip)
+        yield from until_failure(f"the service with {subject.name}", _measure(subject, machine, skip), skip)
+
+
+def _measure(subject: Subject, machine: Machine, skip: Callable[[str], None]) -> Iterator[Figure]:
+    with ExitStack() as exits:
+        print(f"{subject.name}: writing {subject.gigabytes:g} GB, {machine.seconds_left():.0f} s left", flush=True)
+        model = subject.save(Path(exits.enter_context(machine.model_folder(subject.gigabytes))), machine)
+        machine.free_memory()
+        bench = _Bench(subject, machine, model, exits)
+        try:
+            yield from bench.measure(skip)
+        except Exception:
+            print(*bench.last_lines(), sep="\n", flush=True)
+            raise
 
 
 class _Bench:
@@ -81,15 +92,15 @@ class _Bench:
         seconds = self._start("safe")
         yield Figure(f"{subject.name}: worker start to ready, safe", seconds, "s", detail="beside the bare script")
         bare.wait_until_ready()
-        yield from self._lone("safe", bare)
+        yield from until_failure(f"{subject.name} at safe", self._lone("safe", bare), skip)
         if subject.has_batches:
-            yield from self._queue(bare)
+            yield from until_failure(f"{subject.name}: queue", self._queue(bare), skip)
         if machine.quick or not machine.has_seconds(subject.fast_seconds):
             skip(f"{subject.name} at fast: {'--quick' if machine.quick else 'there was no time left'}")
             return
         self.stack.worker.stop(60)
         without = self._start("fast")
-        yield from self._lone("fast", bare)
+        yield from until_failure(f"{subject.name} at fast", self._lone("fast", bare), skip)
         self.stack.workers[-1].stop(60)
         kept = self._start("fast")
         detail = f"{kept:.1f} s, without {without:.1f} s"
@@ -101,7 +112,14 @@ class _Bench:
             detail=detail,
         )
 
+    def last_lines(self) -> list[str]:
+        """What the service has said last."""
+        return [line for worker in self.stack.workers[-1:] for line in worker.lines[-40:]]
+
     def _start(self, level: str) -> float:
+        print(
+            f"{self.subject.name}: starting a worker at {level}, {self.machine.seconds_left():.0f} s left", flush=True
+        )
         begin = time.monotonic()
         # The compiler's own folder would keep code, too: each start gets a new one.
         worker = self.stack.start_worker(

@@ -1,6 +1,7 @@
 """`make gpu`: its own code, with tiny models on the CPU, so that it works on the day when there is a device."""
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from bench.gpu import __main__ as gpu
 from bench.gpu import device_tests, whole_service
 from bench.gpu.machine import Machine
 from bench.gpu.models import DENOISERS, save_klein, save_sdxl
+from bench.gpu.surviving import run_limited
 
 pytestmark = [
     pytest.mark.timeout(900),
@@ -128,15 +130,22 @@ def test_every_file_with_tests_for_a_device_is_found() -> None:
     assert "tests/worker/images/test_png.py" not in files
 
 
-def test_a_failing_test_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_failing_test_is_named_with_its_reason() -> None:
     xml = """<testsuites><testsuite>
         <testcase name="test_a" time="1.5"/>
-        <testcase name="test_b" time="0.5"><failure message="no"/></testcase>
+        <testcase name="test_b" time="0.5"><failure message="no such kernel"/></testcase>
         <testcase name="test_c" time="0"><skipped/></testcase>
     </testsuite></testsuites>"""
 
-    passed, failed = device_tests.figures(xml, "the output")
+    passed, failed = device_tests.figures(xml)
 
     assert (passed.value, passed.detail) == (1, "2 s, 1 skipped")
-    assert (failed.value, failed.detail, failed.met) == (1, "test_b", False)
-    assert "the output" in capsys.readouterr().out
+    assert (failed.value, failed.detail, failed.met) == (1, "test_b: no such kernel", False)
+
+
+def test_a_process_that_takes_too_long_is_interrupted(tmp_path: Path) -> None:
+    script = "import sys, time\ntry: time.sleep(60)\nexcept KeyboardInterrupt: open(sys.argv[1], 'w')"
+
+    assert run_limited([sys.executable, "-S", "-c", script, str(tmp_path / "ended")], 1.0) is None
+
+    assert (tmp_path / "ended").exists()

@@ -79,7 +79,7 @@ class DiffusersEngine:
         self._accelerator = Accelerator(self._plan(model))
         max_cached = 0 if options.level is Level.OFF else MAX_ENTRIES
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
-        self._loras = Loras(pipelines, options.lora_dir, model.name, self._prompts.forget)
+        self._loras = Loras(pipelines, options.lora_dir, model.name, self._forget_lora)
         self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
         self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
@@ -173,6 +173,11 @@ class DiffusersEngine:
         self._pipelines.to_main_memory(inherited)
         vars(self).clear()
         free_memory()
+
+    def _forget_lora(self) -> None:
+        """A LoRA means something else from now on, also where its new weights lie at the addresses of the old ones."""
+        self._prompts.forget()
+        self._accelerator.drop()
 
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
         if request.seed is None or request.width is None or request.height is None:

@@ -86,9 +86,12 @@ class Rendering:
         blend = self._blending(mode, pipe.scheduler, specs)
         watch_steps(pipe, mode.executed_steps, on_step, self._preview, blend)
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
+        # On GPUs, libraries choose by size how to compute every layer.
+        is_invariant = self.batch_invariant and self.pipelines.device.type == "cpu"
         with (
-            batch_invariant(denoiser, len(specs) if self.batch_invariant else 1),
-            self.prompts.cached(pipe, denoiser.dtype, self.request),
+            batch_invariant(denoiser, len(specs) if is_invariant else 1),
+            # Its property looks through all layers.
+            self.prompts.cached(pipe, next(denoiser.parameters()).dtype, self.request),
             self.accelerator.active(self.request.loras or (), mode.executed_steps),
         ):
             return self.autoencoder.latents_of(lambda: pipe(**arguments))

@@ -14,7 +14,7 @@ from worker.engines.diffusers.acceleration import attention
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.compiled_denoiser import CompiledDenoiser, compile_denoiser
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
-from worker.engines.diffusers.acceleration.decisions import Decisions
+from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.eight_bit import is_possible, quantize_if_faster
 from worker.engines.diffusers.acceleration.graph_backend import CudaGraphBackend
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
@@ -75,8 +75,12 @@ class Accelerator:
                 plan.denoiser, runs[0], plan.device, self._decisions, compiled=plan.device.type == "cuda"
             )
         code = CompiledCode(plan.folder, plan.device, *plan.identity, plan.level, self._is_eight_bit, sizes, images)
+        subject = ("compiled", self._attention, self._is_eight_bit, *sizes, *images)
+        known = self._decisions.get(*subject)
         with attention.using(self._attention):
-            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code, sizes=sizes)
+            self._compiled = compile_denoiser(plan.denoiser, runs, plan.device, code, sizes=sizes, known=known)
+        if known is None and self._compiled.ratio is not None:
+            self._decisions.put(Decision(self._compiled.ratio, self._compiled.is_used), *subject)
 
     @contextmanager
     def active(self, loras: Hashable, steps: int) -> Iterator[None]:

@@ -1,6 +1,7 @@
 """Compiles a denoiser for image sizes that are known in advance."""
 
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -11,7 +12,7 @@ import torch
 from diffusers import UNet2DConditionModel
 
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
-from worker.engines.diffusers.acceleration.decisions import WORTHWHILE
+from worker.engines.diffusers.acceleration.decisions import WORTHWHILE, Decision
 from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.memory.errors import reason_to_do_without
@@ -50,21 +51,25 @@ def compile_denoiser(
     code: CompiledCode,
     backend: str = "inductor",
     sizes: Sequence[str] = (),
+    known: Decision | None = None,
 ) -> CompiledDenoiser:
     """Compile for the shapes of these runs, and compare. Everything runs uncompiled if that fails.
 
-    `sizes` are those of the runs' images.
+    `sizes` are those of the runs' images. `known` is what an earlier comparison has shown.
     """
+    if known is not None and not known.chosen:
+        logger.info("SD_COMPILE_SIZES has no effect: compiled code takes %.2f of the time", known.ratio)
+        return CompiledDenoiser(ratio=known.ratio)
     begin = time.monotonic()
-    call = SampleCall.record(denoiser, runs[0])
-    usual = call.seconds(denoiser, device)
+    call = SampleCall.record(denoiser, runs[0]) if known is None else None
+    usual = call.seconds(denoiser, device) if call else math.nan
     was_kept = code.load()
     try:
         forward = _compile(denoiser, device, backend)
         with replaced_forward(denoiser, forward) if forward else nullcontext():
             for run in runs:
                 run()
-            ratio = call.seconds(denoiser, device) / usual
+            compiled = call.seconds(denoiser, device) if call else math.nan
     # Errors of torch, Triton and the compiler.
     except Exception as error:
         reason = reason_to_do_without(error)
@@ -72,6 +77,7 @@ def compile_denoiser(
         return CompiledDenoiser()
     if not was_kept:
         code.save()
+    ratio = known.ratio if known else compiled / usual
     # On a CPU the gain is small, but the operator asked for these sizes.
     is_used = device.type != "cuda" or ratio <= WORTHWHILE
     seconds = time.monotonic() - begin
@@ -87,7 +93,15 @@ def _compile(denoiser: Any, device: torch.device, backend: str) -> Callable[...,
     takes a minute, and on CPUs gains nothing.
     """
     if isinstance(denoiser, UNet2DConditionModel) and device.type == "cuda":
-        compiled: Callable[..., Any] = torch.compile(denoiser.forward, fullgraph=True, backend=backend)
-        return compiled
+        return _with_float_timesteps(torch.compile(denoiser.forward, fullgraph=True, backend=backend))
     denoiser.compile_repeated_blocks(fullgraph=True, backend=backend)
     return None
+
+
+def _with_float_timesteps(forward: Callable[..., Any]) -> Callable[..., Any]:
+    """Takes those of every scheduler: half of them count in whole numbers, which U-Nets convert first of all."""
+
+    def call(sample: torch.Tensor, timestep: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        return forward(sample, timestep.float(), *args, **kwargs)
+
+    return call

@@ -2,7 +2,7 @@
 
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +11,9 @@ import torch
 
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
-from worker.engines.diffusers.acceleration.replaced_forward import has_replaced_forward, replaced_forward
+from worker.engines.diffusers.acceleration.replaced_forward import replaced_forward
 from worker.engines.diffusers.acceleration.tensor_trees import NotATree, mapped, signature_of, tensors_in
-from worker.engines.diffusers.memory.errors import reason_of
+from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 
 logger = logging.getLogger(__name__)
 
@@ -66,7 +66,8 @@ class CudaGraphs:
         self._backend = backend
         self._decisions = decisions
         self._shapes: OrderedDict[Hashable, _Shape] = OrderedDict()
-        self._weights: Hashable = None
+        #: A hash of the addresses of all weights, by state.
+        self._weights: dict[Hashable, int] = {}
         self._wasted = 0
 
     @contextmanager
@@ -76,11 +77,14 @@ class CudaGraphs:
         `state` names what else determines results besides weights and arguments: the LoRAs in use and their scales.
         """
         usual = forward or module.forward
-        if self._wasted > MAX_WASTED or has_replaced_forward(module):
+        # Once for all that is looked for in them: a denoiser has thousands.
+        layers = list(module.modules())
+        if self._wasted > MAX_WASTED or any("forward" in vars(layer) for layer in layers):
+            # Offloading, step caches, or batches of invariant results wrap the forward of a layer.
             with replaced_forward(module, forward) if forward else nullcontext():
                 yield
             return
-        self._require_same_weights(module)
+        self._require_same_weights(layers, state)
 
         def replay(*args: Any, **kwargs: Any) -> Any:
             return self._call(usual, state, (args, kwargs))
@@ -99,12 +103,15 @@ class CudaGraphs:
     def count(self) -> int:
         return sum(shape.graph is not None for shape in self._shapes.values())
 
-    def _require_same_weights(self, module: torch.nn.Module) -> None:
+    def _require_same_weights(self, layers: Sequence[torch.nn.Module], state: Hashable) -> None:
         """Graphs hold the addresses of weights, which change when parts are moved, converted, or given LoRAs."""
-        weights = hash(tuple(tensor.data_ptr() for tensor in (*module.parameters(), *module.buffers())))
-        if weights != self._weights:
+        tensors = (
+            tensor for layer in layers for kind in (layer._parameters, layer._buffers) for tensor in kind.values()
+        )
+        weights = hash(tuple(tensor.data_ptr() for tensor in tensors if tensor is not None))
+        if self._weights.setdefault(state, weights) != weights or len(self._weights) > MAX_SHAPES:
             self.drop()
-            self._weights = weights
+            self._weights = {state: weights}
 
     def _call(self, forward: Forward, state: Hashable, arguments: Any) -> Any:
         args, kwargs = arguments
@@ -156,7 +163,7 @@ class CudaGraphs:
 
     def _try_capture(self, forward: Forward, shape: _Shape, key: Hashable, arguments: Any) -> None:
         self._make_room()
-        call = self._capture(forward, mapped(arguments, torch.clone))
+        call = self._capture(forward, key, mapped(arguments, torch.clone))
         if call is None:
             # After the handler, whose traceback holds the memory of the attempt. A second attempt would fail, too.
             self._wasted += 1
@@ -173,7 +180,7 @@ class CudaGraphs:
         shape.rejected = not decision.chosen
         shape.graph = call if decision.chosen else None
 
-    def _capture(self, forward: Forward, static: Any) -> _StaticCall | None:
+    def _capture(self, forward: Forward, key: Hashable, static: Any) -> _StaticCall | None:
         """None for a model that a graph cannot hold, which many kinds of errors may show."""
         args, kwargs = static
         try:
@@ -182,6 +189,9 @@ class CudaGraphs:
             signature_of(mapped(graph.output, torch.clone))
         except Exception as error:
             logger.info("no graph for this shape: %s", reason_of(error))
+            if not is_out_of_memory(error):
+                # Nor after a restart: it costs time and memory, and may have been what broke the device.
+                self._decisions.put(Decision(1.0, chosen=False), key)
             return None
         return _StaticCall(graph, static)
 

@@ -48,9 +48,13 @@ class CudaGraphBackend:
             if self._pool is None:
                 self._pool = torch.cuda.graph_pool_handle()
             graph = torch.cuda.CUDAGraph()
-            # Other threads may ask the device for its free memory meanwhile.
-            with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
-                output = call()
+            try:
+                # Other threads may ask the device for its free memory meanwhile.
+                with torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"):
+                    output = call()
+            finally:
+                # A refused capture leaves the thread on its own stream, which shares no free memory with the usual one.
+                torch.cuda.set_stream(current)
             return CapturedCall(graph, output)
 
     def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:

@@ -18,8 +18,3 @@ def replaced_forward(module: torch.nn.Module, forward: Callable[..., Any]) -> It
             vars(module).pop("forward", None)
         else:
             module.forward = before
-
-
-def has_replaced_forward(module: torch.nn.Module) -> bool:
-    """Whether something wraps the forward of a layer: offloading, step caches, or batches of invariant results."""
-    return any("forward" in vars(part) for part in module.modules())

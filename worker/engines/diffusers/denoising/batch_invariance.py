@@ -24,9 +24,9 @@ def batch_invariant(model: Any, images: int) -> Iterator[None]:
 
     These layers are few and small; the results of all others do not depend on the batch size. The model's input must
     hold `images` images of one size: all of them for one prediction, then, with guidance, all of them for the other.
-    This works on CPUs only: on GPUs, libraries choose by size how to compute every layer.
+    This works on CPUs only.
     """
-    if images == 1 or model.device.type != "cpu":
+    if images == 1:
         yield
         return
     layers = [part for part in model.modules() if isinstance(part, torch.nn.Linear | torch.nn.Conv2d)]

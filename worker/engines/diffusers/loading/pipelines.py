@@ -116,10 +116,14 @@ def load_pipelines(
         parts.finish(pipe)
     # Stable Diffusion's pipeline for masks is for models that were trained for it; others blend latents.
     has_inpaint = model.is_inpainting_model or not family.blends_masks
+    image = _sharing_parts(pipe, family.siblings.image)
+    inpaint = _sharing_parts(pipe, family.siblings.inpaint) if has_inpaint else None
+    for one in filter(None, (pipe, image, inpaint)):
+        _tell_device(one, device)
     return Pipelines(
         text=pipe,
-        image=_sharing_parts(pipe, family.siblings.image),
-        inpaint=_sharing_parts(pipe, family.siblings.inpaint) if has_inpaint else None,
+        image=image,
+        inpaint=inpaint,
         is_inpainting_model=model.is_inpainting_model,
         family=family,
         denoiser_name=denoiser,
@@ -134,6 +138,14 @@ def _cache_signatures(denoiser: Any) -> None:
     calls: set[Any] = {type(processor).__call__ for processor in getattr(denoiser, "attn_processors", {}).values()}
     for call in calls:
         call.__signature__ = inspect.signature(call)
+
+
+def _tell_device(pipe: Any, device: torch.device) -> None:
+    """Where it computes, wherever its parts wait. diffusers searches all layers of all parts for that in each call."""
+    kind = type(pipe)
+    # With its number, as layers name it.
+    known = {"_execution_device": torch.empty(0, device=device).device, "__module__": kind.__module__}
+    object.__setattr__(pipe, "__class__", type(kind.__name__, (kind,), known))
 
 
 def _sharing_parts(pipe: Any, name: str | None) -> Any | None:

@@ -7,6 +7,8 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError
 
 from shared.errors import InvalidRequest
@@ -48,6 +50,10 @@ class Loras:
         #: By name, in order of use, the most recent one last.
         self._adapters: dict[str, _Adapter] = {}
         self._numbers = itertools.count()
+        #: Where peft has put layers of its own in the place of the model's: parent, name, layer.
+        self._added: list[tuple[torch.nn.Module, str, BaseTunerLayer]] | None = None
+        #: peft switches the gradients of some of them off.
+        self._weights = [one for part in pipelines.parts for one in part.parameters() if one.requires_grad]
         if not is_changed_by_loras(type(getattr(self._pipe, "text_encoder", None)).__name__):
             # Other models may have the same encoder. What a file has for it counts as without effect.
             self._pipe.load_lora_into_text_encoder = lambda *_, **__: None
@@ -66,12 +72,12 @@ class Loras:
             adapter = self._adapters.pop(lora.name, None)
             version = revision_of(file)
             if adapter is not None and adapter.version != version:
-                self._pipe.delete_adapters(adapter.name)
+                self._delete(adapter)
                 self._forget()
                 adapter = None
             self._adapters[lora.name] = adapter or self._load(lora.name, file, version)
         while len(self._adapters) > MAX_LOADED:
-            self._pipe.delete_adapters(self._adapters.pop(next(iter(self._adapters))).name)
+            self._delete(self._adapters.pop(next(iter(self._adapters))))
         warnings = (self._adapters[lora.name].warning for lora in loras)
         return (warning for warning in warnings if warning is not None)
 
@@ -79,7 +85,8 @@ class Loras:
     def applied(self, loras: Sequence[Lora]) -> Iterator[None]:
         """Apply them to the model for the block. They must be loaded (see `require`)."""
         if not loras:
-            yield
+            with self._none_added():
+                yield
             return
         try:
             self._pipe.enable_lora()
@@ -87,6 +94,37 @@ class Loras:
             yield
         finally:
             self._pipe.disable_lora()
+
+    @contextmanager
+    def _none_added(self) -> Iterator[None]:
+        """The model as it was before its first LoRA, for the block.
+
+        Compiled code fits no other layers, and PyTorch multiplies weights without gradients in another order.
+        """
+        if self._added is None:
+            self._added = [
+                (parent, name, layer)
+                for part in self._pipelines.parts
+                for parent in part.modules()
+                for name, layer in parent.named_children()
+                if isinstance(layer, BaseTunerLayer)
+            ]
+        for parent, name, layer in self._added:
+            setattr(parent, name, layer.get_base_layer())
+        frozen = [weight for weight in self._weights if not weight.requires_grad]
+        for weight in frozen:
+            weight.requires_grad = True
+        try:
+            yield
+        finally:
+            for weight in frozen:
+                weight.requires_grad = False
+            for parent, name, layer in self._added:
+                setattr(parent, name, layer)
+
+    def _delete(self, adapter: _Adapter) -> None:
+        self._pipe.delete_adapters(adapter.name)
+        self._added = None
 
     def _load(self, name: str, file: Path, version: str) -> "_Adapter":
         if self._pipelines.quantization is not Quantization.NONE:
@@ -97,6 +135,7 @@ class Loras:
             )
         adapter = f"lora_{next(self._numbers)}"
         self._pipelines.deactivate_offloading()
+        self._added = None
         try:
             total, used = self._add(adapter, file)
         # diffusers and peft raise all kinds of errors on files for another model.

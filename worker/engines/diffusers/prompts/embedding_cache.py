@@ -24,12 +24,13 @@ class PromptEmbeddingCache:
         self._bytes = 0
 
     def get(self, key: Hashable, encode: Callable[[], PromptEmbedding]) -> PromptEmbedding:
-        """The cached embedding of this key, or else the one that `encode` returns."""
-        embedding = self._entries.pop(key, None)
-        if embedding is None:
-            embedding = moved(encode(), torch.device("cpu"))
-            self._bytes += _size(embedding)
-        self._entries[key] = embedding
+        """The embedding of this key: from main memory, or else what `encode` returns, where it is."""
+        kept = self._entries.pop(key, None)
+        embedding = encode() if kept is None else kept
+        if kept is None:
+            kept = moved(embedding, torch.device("cpu"))
+            self._bytes += _size(kept)
+        self._entries[key] = kept
         while len(self._entries) > self._max_entries or self._bytes > MAX_BYTES:
             self._bytes -= _size(self._entries.popitem(last=False)[1])
         return embedding

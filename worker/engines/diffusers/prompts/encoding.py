@@ -49,7 +49,7 @@ class Prompts:
             if not all(_is_plain(value) for value in arguments.values()):
                 return encode(**arguments)
             if self._encodes_texts_apart:
-                return moved(self._pairs(pipe, encode, state, arguments, request), device)
+                return self._pairs(pipe, encode, state, arguments, request, device)
             return moved(self._get(encode, state, arguments), device)
 
         pipe.encode_prompt = encode_once
@@ -65,7 +65,13 @@ class Prompts:
         return self._embeddings.get(key, lambda: encode(**copies))
 
     def _pairs(
-        self, pipe: Any, encode: Any, state: Hashable, arguments: dict[str, Any], request: GenerationRequest
+        self,
+        pipe: Any,
+        encode: Any,
+        state: Hashable,
+        arguments: dict[str, Any],
+        request: GenerationRequest,
+        device: torch.device,
     ) -> PromptEmbedding:
         prompts = _as_list(arguments["prompt"])
         negatives = _as_list(arguments.get("negative_prompt")) * (len(prompts) if len(prompts) > 1 else 1)
@@ -74,9 +80,10 @@ class Prompts:
         def one(text: str) -> list[torch.Tensor]:
             if needs_own_encoding(request):
                 key = (state, text, request.prompt_syntax, request.clip_skip)
-                return list(self._embeddings.get(key, lambda: encode_text(pipe, text, request)))
-            embedding = self._get(encode, state, {"prompt": text, **others})
-            return [tensor for tensor in embedding if tensor is not None]
+                embedding = self._embeddings.get(key, lambda: encode_text(pipe, text, request))
+            else:
+                embedding = self._get(encode, state, {"prompt": text, **others})
+            return [tensor.to(device) for tensor in embedding if tensor is not None]
 
         positive = [one(text) for text in prompts]
         negative: list[list[torch.Tensor]] = []

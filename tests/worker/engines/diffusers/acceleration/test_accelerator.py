@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 import torch
-from diffusers import Flux2Transformer2DModel
+from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
 
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import accelerator, attention, compiled_denoiser
@@ -169,6 +170,21 @@ def test_a_compiler_that_fails_leaves_the_model_as_it_is(
     with fast.active((), steps=4):
         assert torch.equal(call_of("64x64")(denoiser)[0], usual)
     assert fast.description == "fast"
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.float32])
+def test_a_unet_compiled_as_a_whole_takes_the_timesteps_of_every_scheduler(
+    dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = list[torch.Tensor]()
+    unet = Mock(UNet2DConditionModel)
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: lambda _, timestep, **__: given.append(timestep))
+
+    forward = compiled_denoiser._compile(unet, torch.device("cuda"), "inductor")
+
+    assert forward is not None
+    forward(torch.zeros(1), torch.tensor(981, dtype=dtype), return_dict=False)
+    assert (given[0].dtype, given[0].item()) == (torch.float32, 981)
 
 
 def test_attention_is_timed_once_and_remembered(

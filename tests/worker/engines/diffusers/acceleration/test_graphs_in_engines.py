@@ -100,6 +100,35 @@ def test_loras_schedulers_sizes_and_input_images_may_change_between_requests(fol
     assert "CUDA graphs" in safe.acceleration
 
 
+def test_requests_with_and_without_a_lora_keep_their_graphs_beside_each_other(folder: Path, device: str) -> None:
+    safe, _ = both(folder, device)
+    lora = {"loras": [{"name": "anna"}]}
+    draw(safe, **STEPS, **lora)
+    draw(safe, **STEPS)
+
+    draw(safe, num_inference_steps=1, **lora)
+    draw(safe, num_inference_steps=1)
+
+    assert safe.acceleration == "safe: CUDA graphs (2)"
+
+
+def test_a_lora_with_another_file_gets_another_graph(
+    folder: Path, device: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tiny.save_lora(tmp_path, "anna", folder)
+    safe = loaded(folder, device=device, lora_dir=tmp_path)
+    lora = {"loras": [{"name": "anna"}]}
+    draw(safe, **STEPS, **lora)
+    assert safe.acceleration == "safe: CUDA graphs (1)"
+    # The new weights may lie where the old ones lay, and only their scale be another.
+    monkeypatch.setattr(CudaGraphs, "_require_same_weights", lambda *_: None)
+
+    tiny.save_lora(tmp_path, "anna", folder, rank=4)
+    draw(safe, num_inference_steps=1, **lora)
+
+    assert safe.acceleration == "safe"
+
+
 def test_a_job_that_is_cancelled_in_the_middle_changes_nothing_for_the_next(folder: Path, device: str) -> None:
     safe, plain = both(folder, device)
 
