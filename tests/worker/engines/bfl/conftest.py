@@ -78,10 +78,12 @@ def running_provider() -> Iterator[Provider]:
 
 
 @pytest.fixture
-def bfl(running_provider: Provider) -> Provider:
+def bfl(running_provider: Provider) -> Iterator[Provider]:
     """The fake provider with its default script."""
     running_provider.reset()
-    return running_provider
+    yield running_provider
+    # The worker of the next file starts before its first test does.
+    running_provider.reset()
 
 
 @pytest.fixture
