@@ -177,7 +177,7 @@ def test_targets_are_large_enough_for_fingers(stack: Stack, open_studio: Open) -
         """() => [...document.querySelectorAll("button, select, summary, input")]
           .filter((one) => one.checkVisibility() && !one.closest("label"))
           .map((one) => [one.getBoundingClientRect(), one.outerHTML.slice(0, 120)])
-          .filter(([box]) => box.width < 24 || box.height < 24).map(([, text]) => text)"""
+          .filter(([box]) => box.width < 38 || box.height < 44).map(([, text]) => text)"""
     )
 
     assert small == []
