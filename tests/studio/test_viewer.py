@@ -126,7 +126,7 @@ def test_closing_the_viewer_leaves_nothing_to_go_back_through(stack: Stack, open
         expect(viewed(studio, prompt)).to_be_visible()
         studio.page.keyboard.press("Escape")
         expect(viewed(studio, prompt)).to_have_count(0)
-        studio.page.wait_for_function("!location.hash.includes('job')")
+        studio.page.wait_for_function("() => !location.hash.includes('job')")
 
     studio.page.go_back()
 
@@ -141,7 +141,7 @@ def test_going_back_closes_the_viewer(studio: Studio) -> None:
 
 
 def test_a_request_is_copied_where_pages_have_no_clipboard(stack: Stack, open_studio: Open) -> None:
-    studio = open_studio(stack.api, "/health/live")
+    studio = open_studio(stack.api, "/health/live", is_new=True)
     # As without HTTPS.
     studio.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     studio.open().tile("newer").click()
@@ -220,6 +220,7 @@ def test_a_finger_turns_to_the_next_image_and_scrolls_to_its_data(stack: Stack, 
     move_finger((100, 300), (150, 300), (200, 300))
     expect(viewed(studio, "newer")).to_be_visible()
 
+    expect(viewer.get_by_role("button", name="JSON")).to_be_visible()
     move_finger(*((180, y) for y in range(400, 20, -20)))
 
     studio.page.wait_for_function("() => document.querySelector('dialog').scrollTop > 100")

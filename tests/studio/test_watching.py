@@ -240,7 +240,7 @@ def set_hidden(studio: Studio, is_hidden: bool) -> None:
 
 def test_a_tab_that_nobody_sees_leaves_its_connection_to_others_unless_it_waits(busy: Stack, open_studio: Open) -> None:
     """Browsers have six for all tabs."""
-    studio = open_studio(busy.api, "/health/live")
+    studio = open_studio(busy.api, "/health/live", is_new=True)
     studio.page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden ?? false })")
     studio.open().page.route("**/api/jobs", make_long)
     studio.generate("while another tab is seen")
