@@ -112,6 +112,31 @@ def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:
     assert sent(studio, lambda: studio.generate(PROMPT))["loras"] == [{"name": "ink", "scale": 0.5}]
 
 
+PASTE = """(texts) => {
+  const data = new DataTransfer();
+  for (const [type, text] of Object.entries(texts)) data.setData(type, text);
+  const canvas = Object.assign(document.createElement("canvas"), { width: 64, height: 48 });
+  return new Promise((resolve) => canvas.toBlob((blob) => {
+    data.items.add(new File([blob], texts["text/plain"] ?? "copied.png", { type: "image/png" }));
+    const event = new ClipboardEvent("paste", { clipboardData: data, bubbles: true, cancelable: true });
+    resolve(document.getElementById("prompt").dispatchEvent(event));
+  }));
+}"""
+
+
+def test_text_with_an_image_of_it_is_pasted_as_text_and_images_are_inputs(studio: Studio) -> None:
+    """Office programs copy both."""
+    expect(studio.page.get_by_role("button", name="Choose images")).to_be_attached()
+
+    assert studio.page.evaluate(PASTE, {"text/plain": "a cell", "text/html": "<td>a cell</td>"})
+    # As of a file manager, and of a browser.
+    assert not studio.page.evaluate(PASTE, {"text/plain": "file.png"})
+    assert not studio.page.evaluate(PASTE, {"text/html": "<img>"})
+
+    for number, name in ((1, "file.png"), (2, "copied.png")):
+        expect(studio.page.get_by_role("img", name=f"Input {number}: {name}, 64 by 48 pixels")).to_be_visible()
+
+
 DROP = """(area, [text, type]) => {
   const data = new DataTransfer();
   if (type) data.items.add(new File([text], "dropped", { type }));
@@ -233,6 +258,21 @@ def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: S
 
     expect(studio.prompt).to_have_value("without an input")
     assert "image" not in sent(studio, lambda: studio.page.keyboard.press("ControlOrMeta+Enter"))
+
+
+def test_a_prompt_that_is_replaced_can_be_brought_back(null: Stack, studio: Studio) -> None:
+    generated(null.api, prompt="to be reused")
+    studio.prompt.fill("a long draft")
+    studio.set("Seed", "5")
+    studio.tile("to be reused").first.click()
+    studio.page.get_by_role("button", name="Everything").click()
+    expect(studio.prompt).to_have_value("to be reused")
+
+    studio.page.get_by_role("button", name="Undo").click()
+
+    expect(studio.prompt).to_have_value("a long draft")
+    expect(studio.page.get_by_role("spinbutton", name="Seed")).to_have_value("5")
+    expect(studio.page.get_by_role("button", name="Undo")).to_have_count(0)
 
 
 def coverage(data_url: str) -> float:

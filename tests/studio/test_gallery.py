@@ -217,6 +217,41 @@ def test_images_of_other_programs_appear_at_once(full: Stack, studio: Studio) ->
     expect(studio.tile("made by a script")).to_be_visible()
 
 
+UNDER_THE_POINTER = "document.elementFromPoint(800, 400).closest('[data-job]')?.dataset.job"
+
+
+def test_images_in_sight_stay_where_they_are_while_newer_ones_come(full: Stack, studio: Studio) -> None:
+    expect(studio.tiles().first).to_be_visible()
+    studio.page.mouse.move(800, 400)
+    studio.page.mouse.wheel(0, 900)
+    studio.page.wait_for_function(f"() => scrollY === 900 && {UNDER_THE_POINTER}")
+    looked_at = studio.page.evaluate(UNDER_THE_POINTER)
+
+    made(full, "made while somebody looks")
+    show = studio.gallery.get_by_role("button", name="Show 1 new")
+    expect(show).to_be_visible()
+
+    assert studio.page.evaluate(UNDER_THE_POINTER) == looked_at
+    show.click()
+    expect(studio.tile("made while somebody looks")).to_be_in_viewport(ratio=1)
+    expect(show).to_have_count(0)
+
+
+def test_images_are_selected_up_to_another_one(full: Stack, studio: Studio) -> None:
+    made(full, "the last of four", "of four", "also of four", "the first of four")
+    studio.tile("the first of four").hover()
+    studio.gallery.get_by_role("checkbox", name="Select the first of four").check()
+    # It would move the others away below the pointer.
+    made(full, "made while some are selected")
+
+    studio.tile("the last of four").click(modifiers=["Shift"])
+
+    expect(studio.page.get_by_text("4 jobs selected")).to_be_visible()
+    expect(studio.tile("made while some are selected")).to_have_count(0)
+    studio.page.get_by_role("button", name="Clear selection").click()
+    expect(studio.tile("made while some are selected")).to_be_visible()
+
+
 def test_an_image_that_did_not_come_is_asked_for_again(full: Stack, open_studio: Open) -> None:
     studio = open_studio(full.api, allowed=("ERR_FAILED",))
     failures = iter((True, True))

@@ -114,7 +114,7 @@ def test_a_refused_request_says_in_words_what_is_wrong(sd: Stack, open_studio: O
 @pytest.fixture
 def away(sd: Stack, open_studio: Open) -> Studio:
     """A page whose events still arrive while the network is away for everything else, as Chromium does it."""
-    studio = open_studio(sd.api, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"))
+    studio = open_studio(sd.api, allowed=("ERR_INTERNET_DISCONNECTED", "ERR_NETWORK"), is_new=True)
     studio.page.wait_for_function("() => performance.getEntriesByName('imagegen:sync').length")
     expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
     studio.page.context.set_offline(True)

@@ -51,10 +51,13 @@ def test_an_image_is_enlarged_with_buttons_keys_and_the_wheel(studio: Studio) ->
     assert box(image)[2] == pytest.approx(2.25 * full)
     page.keyboard.press("0")
     assert box(image)[2] == pytest.approx(full)
-    image.hover()
+    left, top, _ = box(image)
+    x, y = left + full / 4, top + full / 4
+    page.mouse.move(x, y)
     page.mouse.wheel(0, -100)
     expect(page.get_by_role("button", name="Zoom out")).to_be_enabled()
-    assert box(image)[2] == pytest.approx(1.15 * full)
+    # What is below the pointer stays there.
+    assert box(image) == pytest.approx((x - 1.15 * full / 4, y - 1.15 * full / 4, 1.15 * full))
 
 
 def test_an_enlarged_image_follows_the_pointer_until_the_next_one_is_shown(studio: Studio) -> None:
@@ -87,6 +90,20 @@ def test_two_images_are_compared_with_a_slider(studio: Studio) -> None:
     expect(viewed(studio, "newer")).to_have_css("clip-path", "inset(0px 80% 0px 0px)")
 
 
+def test_a_failed_job_between_two_images_is_not_compared(stack: Stack, open_studio: Open) -> None:
+    failed = stack.api.post("/api/jobs", {"prompt": "none", "metadata": {"simulate": {"fail": "out-of-memory"}}}).json()
+    newest = generated(stack.api, prompt="newest")
+    studio = open_studio(stack.api)
+    studio.tile("newest").click()
+
+    studio.page.get_by_role("button", name="Compare with the next image").click()
+
+    expect(viewed(studio, "newest")).to_be_visible()
+    expect(viewed(studio, "newer")).to_be_visible()
+    for job in (failed, newest):
+        stack.api.delete(f"{job['links']['self']}?purge=true")
+
+
 def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
     page, said = studio.page, studio.page.get_by_role("status")
     studio.prolong_undo()
@@ -109,7 +126,7 @@ def test_closing_the_viewer_leaves_nothing_to_go_back_through(stack: Stack, open
         expect(viewed(studio, prompt)).to_be_visible()
         studio.page.keyboard.press("Escape")
         expect(viewed(studio, prompt)).to_have_count(0)
-        studio.page.wait_for_function("!location.hash.includes('job')")
+        studio.page.wait_for_function("() => !location.hash.includes('job')")
 
     studio.page.go_back()
 
@@ -124,7 +141,7 @@ def test_going_back_closes_the_viewer(studio: Studio) -> None:
 
 
 def test_a_request_is_copied_where_pages_have_no_clipboard(stack: Stack, open_studio: Open) -> None:
-    studio = open_studio(stack.api, "/health/live")
+    studio = open_studio(stack.api, "/health/live", is_new=True)
     # As without HTTPS.
     studio.page.add_init_script("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     studio.open().tile("newer").click()
@@ -185,16 +202,25 @@ def test_an_image_that_is_not_in_the_list_has_no_neighbours(studio: Studio) -> N
     expect(viewed(studio, "newer")).to_be_visible()
 
 
-def test_a_finger_on_the_image_scrolls_to_its_data(stack: Stack, open_studio: Open) -> None:
+def test_a_finger_turns_to_the_next_image_and_scrolls_to_its_data(stack: Stack, open_studio: Open) -> None:
     studio = open_studio(stack.api, viewport=PHONE, has_touch=True, is_mobile=True)
     studio.tile("newer").click()
     viewer = studio.page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_role("button", name="JSON")).not_to_be_in_viewport()
     session = studio.page.context.new_cdp_session(studio.page)
 
-    for step, y in enumerate(range(400, 20, -20)):
-        kind = "touchMove" if step else "touchStart"
-        session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": 180, "y": y}]})
-    session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+    def move_finger(*points: tuple[int, int]) -> None:
+        for step, (x, y) in enumerate(points):
+            kind = "touchMove" if step else "touchStart"
+            session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": [{"x": x, "y": y}]})
+        session.send("Input.dispatchTouchEvent", {"type": "touchEnd", "touchPoints": []})
+
+    move_finger((250, 300), (200, 300), (150, 300))
+    expect(viewed(studio, "older")).to_be_visible()
+    move_finger((100, 300), (150, 300), (200, 300))
+    expect(viewed(studio, "newer")).to_be_visible()
+
+    expect(viewer.get_by_role("button", name="JSON")).to_be_visible()
+    move_finger(*((180, y) for y in range(400, 20, -20)))
 
     studio.page.wait_for_function("() => document.querySelector('dialog').scrollTop > 100")

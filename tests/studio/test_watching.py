@@ -43,6 +43,7 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     page.route("**/api/jobs", make_long)
     studio.generate("the first")
     expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
+    below = page.get_by_role("searchbox").bounding_box()
     studio.generate("the second")
     expect(studio.stage.get_by_text(re.compile("Next in the queue"))).to_be_visible()
     # A bar that does not know how far the job is.
@@ -51,6 +52,8 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     others = studio.stage.get_by_role("list", name="Other jobs of this tab")
     expect(page).to_have_title(re.compile("% · imagegen"))
     expect(page.get_by_text("2 jobs running")).to_be_visible()
+    # Nothing below moves when another job begins or ends.
+    assert page.get_by_role("searchbox").bounding_box() == below
 
     others.get_by_role("button", name="Cancel the first").click()
     expect(studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
@@ -237,7 +240,7 @@ def set_hidden(studio: Studio, is_hidden: bool) -> None:
 
 def test_a_tab_that_nobody_sees_leaves_its_connection_to_others_unless_it_waits(busy: Stack, open_studio: Open) -> None:
     """Browsers have six for all tabs."""
-    studio = open_studio(busy.api, "/health/live")
+    studio = open_studio(busy.api, "/health/live", is_new=True)
     studio.page.add_init_script("Object.defineProperty(document, 'hidden', { get: () => window.isHidden ?? false })")
     studio.open().page.route("**/api/jobs", make_long)
     studio.generate("while another tab is seen")

@@ -4,7 +4,7 @@ import { addFiles, focusPrompt } from "./state/actions.js";
 import { sendJson, session } from "./state/api.js";
 import { connection, followEvents } from "./state/events.js";
 import { imageFiles } from "./state/images.js";
-import { cancel, followQueue, handleEvent, isUnfinished, jobs, openOfTab } from "./state/jobs.js";
+import { cancel, followQueue, handleEvent, isUnfinished, jobs, openOfTab, shownJob } from "./state/jobs.js";
 import { followModels } from "./state/models.js";
 import { notify, notifyProblem } from "./state/notices.js";
 import { useStore } from "./state/store.js";
@@ -93,8 +93,8 @@ function usePageKeys(showHelp) {
 }
 
 function cancelCurrent() {
-  const { byId, current } = jobs.get();
-  if (document.querySelector(".stage") && isUnfinished(byId.get(current)?.state)) cancel(current);
+  const job = shownJob(jobs.get());
+  if (document.querySelector(".stage") && isUnfinished(job?.state)) cancel(job.id);
 }
 
 // A dropped file is read first; a pasted one becomes an input.
@@ -110,7 +110,13 @@ function useFiles(setDropped) {
       else if (event.target.closest?.(".inputs")) addFiles(files);
       else setDropped(files[0]);
     };
-    const onPaste = (event) => addFiles(imageFiles(event.clipboardData));
+    const onPaste = (event) => {
+      const files = imageFiles(event.clipboardData);
+      // Programs for texts and tables also copy them as an image.
+      if (!files.length || ["text/plain", "text/html"].every((type) => event.clipboardData.types.includes(type))) return;
+      event.preventDefault();
+      addFiles(files);
+    };
     return listen(document, { drop: onDrop, dragover: onDragOver, paste: onPaste });
   }, []);
 }

@@ -22,7 +22,14 @@ form.subscribe(() => {
   keep("localStorage", SAVED, rest);
 });
 
+// Call it before what was typed or chosen is replaced.
+function offerUndo(said) {
+  const before = form.get();
+  if (before.prompt || isChanged(before)) notify(said, { action: { label: "Undo", run: () => form.set(before) } });
+}
+
 export function resetForm() {
+  offerUndo("All settings are reset");
   const { prompt, model, images, mask } = form.get();
   form.set({ ...EMPTY, prompt, model, images, mask });
 }
@@ -64,6 +71,7 @@ function inputsOf(state, controls) {
 
 // Fill the form from the request of a job or the recipe of a file. `parts`: "all", "prompt" or "seed".
 export function fillForm(request, parts = "all") {
+  offerUndo("The form is filled in");
   if (parts === "seed") return form.set({ seed: request.seed ?? null });
   const prompts = { prompt: request.prompt ?? "", negative: request.negative_prompt ?? "" };
   if (parts === "prompt") return form.set(prompts);

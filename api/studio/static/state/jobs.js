@@ -11,6 +11,8 @@ const MOST_WAITING = 5;
 export const isUnfinished = (state) => state === "queued" || state === "running";
 // The jobs of this tab that have not ended. A reload of the page goes on with them.
 export const openOfTab = ({ byId, mine }) => mine.filter((id) => isUnfinished(byId.get(id)?.state));
+// The current job, or else another one that has not ended.
+export const shownJob = (state) => state.byId.get(state.hidden.has(state.current) ? null : state.current) ?? state.byId.get(openOfTab(state)[0]);
 const reloaded = recall("sessionStorage", SAVED, []);
 addEventListener("pagehide", () => keep("sessionStorage", SAVED, openOfTab(jobs.get())));
 

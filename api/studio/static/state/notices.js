@@ -16,11 +16,7 @@ export function notify(text, { action, isError = false } = {}) {
   const notice = { id, text, action, isError };
   notices.set(({ shown }) => ({ shown: [...shown.slice(-3), notice] }));
   announce(text);
-  const timer = setTimeout(() => dismiss(id), isError ? 2 * SHOWN_MS : SHOWN_MS);
-  return () => {
-    clearTimeout(timer);
-    dismiss(id);
-  };
+  setTimeout(() => dismiss(id), isError ? 2 * SHOWN_MS : SHOWN_MS);
 }
 
 // A refused key is told by the login.

@@ -23,10 +23,9 @@ export function removeWithUndo(ids) {
     setHidden(wanted, false);
     starred.forEach((id) => setPinned(id, true));
     announce("Restored");
-    close();
   };
   const text = images ? plural(images, "image") : plural(wanted.length, "job");
-  const close = notify(`${text} deleted`, { action: { label: "Undo", run: undo } });
+  notify(`${text} deleted`, { action: { label: "Undo", run: undo } });
 }
 
 function setHidden(ids, isHidden) {

@@ -97,7 +97,7 @@ function Settings({ state, controls }) {
   return html`<div class="settings">
     ${controls.negative && html`<div class="field">
       <label for="negative">Negative prompt</label>
-      <textarea id="negative" rows="1" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
+      <textarea id="negative" rows="1" placeholder="What it should not show" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
     </div>`}
     <${Size} state=${state} controls=${controls} />
     <div class="pair">

@@ -12,9 +12,11 @@ import { Icon, IconButton } from "./icons.js";
 const TYPING_MS = 250;
 const STATES = [["", "All"], ["succeeded", "Done"], ["queued", "Waiting"], ["running", "Running"], ["failed", "Failed"], ["cancelled", "Cancelled"]];
 
-export function GalleryBar({ selected, setSelected }) {
+// `fresh` newer jobs wait to be shown.
+export function GalleryBar({ selected, setSelected, fresh }) {
   return html`<div class="gallery-bar">
     ${selected.size ? html`<${Selection} selected=${selected} setSelected=${setSelected} />` : html`<${Filters} />`}
+    ${fresh > 0 && !selected.size && html`<button type="button" class="primary fresh" onClick=${() => document.getElementById("gallery").scrollIntoView()}>Show ${fresh} new</button>`}
   </div>`;
 }
 

@@ -11,7 +11,7 @@ const KEYS = [
   ]],
   ["Images", [
     ["/", "Search"], ["← ↑ → ↓", "Move between images"], ["Enter", "Open an image"],
-    ["X", "Select an image"], ["S", "Star an image"], ["Delete", "Delete an image (with undo)"],
+    ["X", "Select an image; with Shift, all up to it"], ["S", "Star an image"], ["Delete", "Delete an image (with undo)"],
   ]],
   ["In the viewer", [
     ["← / →", "Previous and next image"], ["+ / − / 0", "Zoom in, out and to fit"],

@@ -12,7 +12,7 @@ export function Notices({ level = 0 }) {
       ${shown.map(
         ({ id, text, action, isError }) => html`<div key=${id} class=${`notice ${isError ? "error" : ""}`}>
           <span>${text}</span>
-          ${action && html`<button type="button" class="plain" onClick=${action.run}>${action.label}</button>`}
+          ${action && html`<button type="button" class="plain" onClick=${() => (dismiss(id), action.run())}>${action.label}</button>`}
           <${IconButton} icon="close" label="Dismiss" onClick=${() => dismiss(id)} />
         </div>`,
       )}

@@ -2,8 +2,8 @@
 import { html } from "../vendor/htm-preact.js";
 import { downloadImage, downloadImages, focusPrompt, runAgain, useAsInput, vary } from "../state/actions.js";
 import { session } from "../state/api.js";
-import { form } from "../state/form.js";
-import { cancel, isUnfinished, jobs, mark, openOfTab, setPinned } from "../state/jobs.js";
+import { fillForm } from "../state/form.js";
+import { cancel, isUnfinished, jobs, mark, openOfTab, setPinned, shownJob } from "../state/jobs.js";
 import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 import { describeJob, Progress, Unfinished } from "./progress.js";
@@ -12,17 +12,15 @@ import { StoredImage } from "./stored-image.js";
 const EXAMPLES = ["a red heart on a blue background", "a penguin on a green background", "a yellow star on a purple background"];
 
 export function Stage({ onOpen }) {
-  const job = useStore(jobs, ({ current, byId, hidden }) => (current && !hidden.has(current) ? byId.get(current) : null));
-  const others = useStore(jobs, (state) => openOfTab(state).filter((id) => id !== state.current).join(" "));
+  const job = useStore(jobs, shownJob);
   return html`<section class="stage" aria-label="Current job">
     ${job ? html`<${Current} job=${job} onOpen=${onOpen} />` : html`<${Empty} />`}
-    ${others && html`<${Others} ids=${others.split(" ")} />`}
   </section>`;
 }
 
 function Empty() {
   const use = (prompt) => {
-    form.set({ prompt });
+    fillForm({ prompt }, "prompt");
     focusPrompt();
   };
   return html`<div class="stage-empty">
@@ -39,6 +37,7 @@ function Current({ job, onOpen }) {
       <p class="stage-prompt">${job.title}</p>
       <p class=${`stage-state ${job.state}`}>${describeJob(job)}</p>
       ${job.images.length > 0 && html`<p class="hint">${job.width} × ${job.height}, seed ${job.seed}, ${job.model}</p>`}
+      <${Others} shown=${job.id} />
       ${isUnfinished(job.state) ? html`<${Unfinished} job=${job} />` : html`<${Actions} job=${job} />`}
       ${(job.warnings ?? []).map((warning) => html`<p key=${warning} class="hint">${warning}</p>`)}
     </div>
@@ -71,11 +70,12 @@ function Actions({ job }) {
   </div>`;
 }
 
-function Others({ ids }) {
-  const byId = useStore(jobs, (state) => state.byId);
-  useStore(jobs, (state) => ids.map((id) => state.byId.get(id)?.progress?.step ?? state.byId.get(id)?.state).join(" "));
-  return html`<ul class="others" aria-label="Other jobs of this tab">
-    ${ids.map((id) => byId.get(id)).filter(Boolean).map((job) => html`<li key=${job.id}>
+function Others({ shown }) {
+  const others = ({ byId, ...state }) => openOfTab({ byId, ...state }).filter((id) => id !== shown).map((id) => byId.get(id));
+  useStore(jobs, (state) => others(state).map(({ id, state: name, progress }) => id + name + progress?.step).join());
+  const open = others(jobs.get());
+  return open.length > 0 && html`<ul class="others" aria-label="Other jobs of this tab">
+    ${open.map((job) => html`<li key=${job.id}>
       <button type="button" class="plain" onClick=${() => jobs.set({ current: job.id })}>${job.title}</button>
       <${Progress} job=${job} />
       <${IconButton} icon="close" label=${`Cancel ${job.title}`} onClick=${() => cancel(job.id)} />

@@ -16,7 +16,7 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
   const mayWrite = useStore(session, ({ rights }) => rights?.may_write !== false);
   const [isGone, setGone] = useState(false);
   if (!job) return null;
-  const open = (event) => (isSelecting && !event.altKey ? onToggle(id) : onOpen(id, job.images[0]?.index ?? 0));
+  const open = (event) => (isSelecting || event.ctrlKey || event.metaKey ? onToggle(id, event.shiftKey) : onOpen(id, job.images[0]?.index ?? 0));
   // A tile without an image is named by the text in it.
   const name = isGone || job.state !== "succeeded" ? null : job.title;
   return html`<li class=${`tile ${job.state} ${isSelected ? "selected" : ""}`} aria-posinset=${position} aria-setsize=${total}>
@@ -25,7 +25,7 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
       <${Content} job=${job} isGone=${isGone} onGone=${() => setGone(true)} />
     </button>
     ${job.images.length > 1 && html`<span class="tile-count" aria-hidden="true">${job.images.length}</span>`}
-    <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.title}`} onChange=${() => onToggle(id)} /></label>
+    <label class="tile-select"><input type="checkbox" checked=${isSelected} tabindex="-1" aria-label=${`Select ${job.title}`} onClick=${(event) => onToggle(id, event.shiftKey)} /></label>
     ${mayWrite && job.state === "succeeded" && html`<span class=${`tile-star ${job.pinned ? "on" : ""}`}>
       <${IconButton} icon="star" label=${`${job.pinned ? "Remove the star from" : "Star"} ${job.title}`} isFilled=${job.pinned} isPressed=${job.pinned} tabindex="-1" onClick=${() => setPinned(id, !job.pinned)} />
     </span>`}
@@ -49,7 +49,7 @@ function Content({ job, isGone, onGone }) {
 
 function onKey(event, job, mayWrite, onToggle) {
   runKey(event, {
-    x: () => onToggle(job.id),
+    x: () => onToggle(job.id, event.shiftKey),
     s: () => mayWrite && setPinned(job.id, !job.pinned),
     Delete: () => mayWrite && removeWithUndo([job.id]),
   });

@@ -22,7 +22,8 @@ function neighbours(id, index) {
   });
   const at = places.findIndex((place) => place.id === id && place.index === index);
   if (at > places.length - 5) loadMore();
-  return at < 0 ? {} : { previous: places[at - 1], next: places[at + 1] };
+  const other = places.slice(at + 1).find((place) => byId.get(place.id)?.images.length);
+  return at < 0 ? {} : { previous: places[at - 1], next: places[at + 1], other };
 }
 
 export function Viewer({ id, index, onMove, onClose }) {
@@ -48,23 +49,23 @@ export function Viewer({ id, index, onMove, onClose }) {
 }
 
 function Shown(view) {
-  const { job, index, zoom, setZoom, isComparing, next, onMove, previous } = view;
+  const { job, index, zoom, setZoom, isComparing, next, onMove, previous, other } = view;
   const image = job.images.find((other) => other.index === index) ?? job.images[0];
-  const other = isComparing && next ? jobs.get().byId.get(next.id) : null;
-  const second = other?.images.find(({ index: at }) => at === next.index);
+  const compared = isComparing && other ? jobs.get().byId.get(other.id) : null;
+  const second = compared?.images.find(({ index: at }) => at === other.index);
   return html`<${Toolbar} ...${view} image=${image} />
       ${!image && html`<div class="viewer-empty">${describeJob(job)}${isUnfinished(job.state) && html`<${Unfinished} job=${job} />`}</div>`}
-      ${image && second && html`<${Compare} first=${image} second=${second} names=${[job.title, other.title]} />`}
-      ${image && !second && html`<${Zoom} key=${image.url} image=${image} alt=${job.title} zoom=${zoom} setZoom=${setZoom} />`}
+      ${image && second && html`<${Compare} first=${image} second=${second} names=${[job.title, compared.title]} />`}
+      ${image && !second && html`<${Zoom} key=${image.url} image=${image} alt=${job.title} zoom=${zoom} setZoom=${setZoom} onSwipe=${(isLeft) => (isLeft ? next && onMove(next) : previous && onMove(previous))} />`}
       <span class="viewer-arrow left"><${IconButton} icon="left" label="Previous image" disabled=${!previous} onClick=${() => onMove(previous)} /></span>
       <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>`;
 }
 
-function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, mayWrite, onClose, onMove }) {
+function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, other, mayWrite, onClose, onMove }) {
   return html`<div class="viewer-tools" role="toolbar" aria-label="Image">
     <${IconButton} icon="minus" label="Zoom out" disabled=${zoom <= 1} onClick=${() => setZoom(Math.max(1, zoom / 1.5))} />
     <${IconButton} icon="plus" label="Zoom in" disabled=${!image || zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
-    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!image || !next} onClick=${() => setComparing(!isComparing)} />
+    <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!image || !other} onClick=${() => setComparing(!isComparing)} />
     ${mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
     ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
     ${mayWrite && !isUnfinished(job.state) && html`<${IconButton} icon="trash" label=${job.images.length > 1 ? `Delete all ${job.images.length} images` : "Delete"} onClick=${() => remove(job, next, onMove, onClose)} />`}
@@ -89,13 +90,25 @@ function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous,
 }
 
 // An image that can be enlarged with the wheel or the keyboard, and moved with the pointer.
-function Zoom({ image, alt, zoom, setZoom }) {
+function Zoom({ image, alt, zoom, setZoom, onSwipe }) {
   const [shift, setShift] = useState({ x: 0, y: 0 });
   const start = useRef(null);
-  useEffect(() => setShift({ x: 0, y: 0 }), [zoom === 1]);
-  const onWheel = (event) => {
+  useEffect(() => void (zoom === 1 && setShift({ x: 0, y: 0 })), [zoom]);
+  // The point below the pointer stays there.
+  const zoomAt = (event, to) => {
     event.preventDefault();
-    setZoom(Math.max(1, Math.min(8, zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
+    const box = event.currentTarget.firstElementChild.getBoundingClientRect();
+    const moved = (at, middle) => (at - middle) * (1 - to / zoom);
+    setShift({ x: shift.x + moved(event.clientX, box.left + box.width / 2), y: shift.y + moved(event.clientY, box.top + box.height / 2) });
+    setZoom(to);
+  };
+  const onWheel = (event) => zoomAt(event, Math.max(1, Math.min(8, zoom * (event.deltaY < 0 ? 1.15 : 1 / 1.15))));
+  // Where the browser has enlarged the page, a finger moves that.
+  const touch = useRef(null);
+  const onTouchStart = ({ touches }) => void (touch.current = touches.length === 1 && zoom === 1 && visualViewport.scale < 1.01 ? touches[0] : null);
+  const onTouchEnd = ({ changedTouches: [end] }) => {
+    const [x, y] = touch.current ? [end.clientX - touch.current.clientX, end.clientY - touch.current.clientY] : [0, 0];
+    if (Math.abs(x) > Math.max(50, 2 * Math.abs(y))) onSwipe(x < 0);
   };
   const onPointerDown = (event) => {
     if (zoom === 1) return;
@@ -105,7 +118,7 @@ function Zoom({ image, alt, zoom, setZoom }) {
   const onPointerMove = (event) => start.current && setShift({ x: event.clientX - start.current.x, y: event.clientY - start.current.y });
   const onPointerUp = () => void (start.current = null);
   const transform = `translate(${shift.x}px, ${shift.y}px) scale(${zoom})`;
-  return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${() => setZoom(zoom === 1 ? 2 : 1)}>
+  return html`<div class=${`zoom ${zoom > 1 ? "zoomed" : ""}`} onWheel=${onWheel} onPointerDown=${onPointerDown} onPointerMove=${onPointerMove} onPointerUp=${onPointerUp} onDblClick=${(event) => zoomAt(event, zoom === 1 ? 2 : 1)} onTouchStart=${onTouchStart} onTouchEnd=${onTouchEnd}>
     <${StoredImage} image=${image} alt=${alt} style=${{ transform }} draggable=${false} />
   </div>`;
 }
