@@ -133,6 +133,22 @@ def test_closing_the_viewer_leaves_nothing_to_go_back_through(stack: Stack, open
     assert studio.page.url.endswith("/health/live")
 
 
+def test_an_address_that_changes_while_the_page_starts_is_shown(stack: Stack, open_studio: Open) -> None:
+    newest, *_ = stack.api.get("/api/jobs?q=newer").json()["jobs"]
+    studio = open_studio(stack.api, "/health/live", is_new=True)
+    studio.page.add_init_script(f"""
+      new MutationObserver((_, observer) => {{
+        if (!document.querySelector("main")) return;
+        observer.disconnect();
+        location.hash = "#/job/{newest["id"]}/0";
+      }}).observe(document, {{ subtree: true, childList: true }});
+    """)
+
+    studio.open()
+
+    expect(viewed(studio, "newer")).to_be_visible()
+
+
 def test_going_back_closes_the_viewer(studio: Studio) -> None:
     studio.page.go_back()
 
@@ -156,12 +172,17 @@ def test_a_request_is_copied_where_pages_have_no_clipboard(stack: Stack, open_st
 
 
 def test_a_variation_is_shown_when_it_is_asked_for_by_its_key(stack: Stack, studio: Studio) -> None:
+    def jobs() -> set[str]:
+        return {job["links"]["self"] for job in stack.api.get("/api/jobs").json()["jobs"]}
+
+    before = jobs()
+
     studio.page.keyboard.press("v")
 
     expect(studio.made("newer")).to_be_visible()
     expect(studio.page.get_by_role("dialog")).to_have_count(0)
-    newest, *_ = stack.api.get("/api/jobs?limit=1").json()["jobs"]
-    stack.api.delete(f"{newest['links']['self']}?purge=true")
+    (variation,) = jobs() - before
+    stack.api.delete(f"{variation}?purge=true")
 
 
 def test_a_job_that_was_deleted_elsewhere_is_said_to_be_deleted(stack: Stack, open_studio: Open) -> None:

@@ -1,5 +1,5 @@
 // Starts the page: what it shows, the keys that work everywhere, and the event stream.
-import { html, render, useEffect, useState } from "./vendor/htm-preact.js";
+import { html, render, useEffect, useLayoutEffect, useState } from "./vendor/htm-preact.js";
 import { addFiles, focusPrompt } from "./state/actions.js";
 import { sendJson, session } from "./state/api.js";
 import { connection, followEvents } from "./state/events.js";
@@ -73,10 +73,9 @@ function Studio({ hash, setHash }) {
 
 function useHash() {
   const [hash, setHash] = useState(location.hash);
-  useEffect(() => {
-    const update = () => setHash(location.hash);
-    return listen(window, { hashchange: update, popstate: update });
-  }, []);
+  const update = () => setHash(location.hash);
+  // Before the browser does anything else: an address that changes meanwhile would be missed.
+  useLayoutEffect(() => listen(window, { hashchange: update, popstate: update }), []);
   return [hash, setHash];
 }
 
