@@ -103,6 +103,16 @@ def test_every_job_that_was_passed_over_waits_at_most_for_the_bound(queue: Queue
     assert queue.next("a", "b", bound_ms=50) == other.id
 
 
+def test_jobs_that_cannot_start_hide_no_other_one_that_was_passed_over_for_the_bound(queue: Queue) -> None:
+    """Those of a lower priority, and those of a model that only another machine has."""
+    queue.submit(*["a"] * 20, "b", priority="low")
+    assert queue.next("b", bound_ms=50) is not None
+    *_, ours, _ = queue.submit(*["theirs"] * 20, "a", "b")
+    assert queue.next("b", bound_ms=50, tried={"theirs"}) != ours.id
+
+    wait_until(lambda: queue.next("b", bound_ms=50, tried={"theirs"}) == ours.id)
+
+
 def test_priorities_come_first(queue: Queue) -> None:
     queue.submit("b")
     (urgent,) = queue.submit("a", priority="high")
