@@ -40,11 +40,22 @@ function QUEUE.start(q, record, id)
   end
 end
 
--- A job that never started returns its owner's share. Jobs without owners all share one.
-function QUEUE.withdraw(q, id, rank, owner, num_images)
+-- A job that never started returns its owner's share, and the owner's jobs behind it move up: otherwise a later job would
+-- share the turn of one of them. `unfinished` lists the owner's jobs. Jobs without owners all share one.
+function QUEUE.withdraw(q, id, rank, owner, num_images, unfinished)
+  local score = tonumber(redis.call('ZSCORE', q.queue, id) or nil)
+  redis.call('ZREM', q.queue, id)
   redis.call('ZREM', QUEUE.passed(q.queue), id)
-  if redis.call('ZREM', q.queue, id) == 1 and owner ~= '' then
-    redis.call('HINCRBY', q.shares, rank .. ':' .. owner, -num_images)
+  if not score or owner == '' then
+    return
+  end
+  redis.call('HINCRBY', q.shares, rank .. ':' .. owner, -num_images)
+  local queued = redis.call('ZINTER', 2, q.queue, unfinished, 'WEIGHTS', 1, 0, 'WITHSCORES')
+  for i = 1, #queued, 2 do
+    local other_id, other_score = queued[i], tonumber(queued[i + 1])
+    if other_score > score and other_score < (rank + 1) * QUEUE.rank_span then
+      redis.call('ZADD', q.queue, math.max(score, other_score - num_images), other_id)
+    end
   end
 end
 
