@@ -46,23 +46,20 @@ function AFFINITY.window(queue, record_prefix, default_model, is_tried)
   return window
 end
 
--- The first job of the model of the job that was passed over first, at `latest` or before, unless others have priority.
+-- The first job of the model of the first job that was passed over at `latest` or before, unless others have priority.
+-- Jobs that this worker cannot start may have waited longest, however many: only those of the window count.
 function AFFINITY.due(window, queue, latest)
   local passed = QUEUE.passed(queue)
-  -- Jobs that this worker cannot start may have waited longest, however many: only those of the window count.
-  local earliest = tonumber(redis.call('ZRANGE', passed, 0, 0, 'WITHSCORES')[2])
-  if not earliest or earliest > latest then
+  if redis.call('ZCOUNT', passed, '-inf', latest) == 0 then
     return
   end
-  local rank, due, due_since = window.get(1).rank, nil, nil
-  window.find(function(entry)
-    local since = tonumber(entry.rank == rank and redis.call('ZSCORE', passed, entry.id) or nil)
-    if since and since <= latest and since < (due_since or math.huge) then
-      due, due_since = entry, since
-    end
-    return entry.rank ~= rank or due_since == earliest
+  local rank = window.get(1).rank
+  local due = window.find(function(entry)
+    return entry.rank ~= rank or tonumber(redis.call('ZSCORE', passed, entry.id) or math.huge) <= latest
   end)
-  return due and window.find(function(entry) return entry.model == due.model end)
+  if due and due.rank == rank then
+    return window.find(function(entry) return entry.model == due.model end)
+  end
 end
 
 -- Models that other workers have in memory (number of workers by model), and those that they are loading.
