@@ -125,9 +125,9 @@ class Keys:
     def pinned_models(self, backend: str) -> str:
         return f"{self.prefix}pinned-models:{backend}"
 
-    def unfinished_loads(self, backend: str) -> str:
-        """How often loading a model has started without an end."""
-        return f"{self.prefix}unfinished-loads:{backend}"
+    def unfinished_loads(self, backend: str, model: str, revision: str) -> str:
+        """How often loading a model has started without an end, by worker."""
+        return f"{self.prefix}unfinished-loads:{backend}:{model} {revision}"
 
     def commands(self, worker_id: str) -> str:
         """What a worker is asked to do with models."""

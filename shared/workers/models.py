@@ -20,8 +20,8 @@ SOURCE_RETURN_MS = 3_600_000
 COMMAND_LIFETIME_MS = 60_000
 MAX_COMMANDS = 64
 #: A model that ended its process so often while it was loaded is not loaded again for a time.
-MAX_UNFINISHED_LOADS = 2
-UNFINISHED_LOAD_MS = 600_000
+MAX_LOST_LOADS = 2
+LOST_LOAD_MS = 600_000
 
 
 class ModelAction(StrEnum):
@@ -113,13 +113,13 @@ class ModelRecords:
     def count_eviction(self, backend: Backend) -> Operation[bool]:
         return Operation("models/count", [self._keys.counts], _flat([EVICTIONS.increment(backend)]), bool)
 
-    def begin_load(self, backend: Backend, model: str, revision: str) -> Operation[int]:
-        """Returns how often loading it has started without an end. Call `end_load` whatever comes of it."""
-        args: list[Argument] = [f"{model} {revision}", UNFINISHED_LOAD_MS]
-        return Operation("models/begin_load", [self._keys.unfinished_loads(backend)], args, int)
+    def begin_load(self, backend: Backend, model: str, revision: str, worker: str) -> Operation[bool]:
+        """False if loading it has ended MAX_LOST_LOADS processes. Call `end_load` whatever else comes of it."""
+        keys = [self._keys.unfinished_loads(backend, model, revision), self._keys.workers]
+        return Operation("models/begin_load", keys, [worker, MAX_LOST_LOADS, LOST_LOAD_MS], bool)
 
     def end_load(self, backend: Backend, model: str, revision: str) -> Operation[bool]:
-        return Operation("models/end_load", [self._keys.unfinished_loads(backend)], [f"{model} {revision}"], bool)
+        return Operation("models/end_load", [self._keys.unfinished_loads(backend, model, revision)], [], bool)
 
     def send_command(self, workers: Iterable[str], command: ModelCommand) -> Operation[int]:
         """Ask workers, by their ids, to load or unload a model."""

@@ -13,6 +13,7 @@ from shared.errors import ImagegenError, InternalError
 from shared.jobs.job import Job, JobError, Timings
 from shared.observability import logs
 from shared.observability.tracing import Tracing
+from worker.engines.base import Engine, ReportsCredits
 from worker.jobs.claims import Claim, JobClaimer
 from worker.jobs.finishers import Finisher
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
@@ -77,17 +78,18 @@ class Runner:
 
     def _without_images(self, claim: Claim) -> Sequence[Job]:
         """Record the jobs whose images exist already, and return the others."""
-        if self.result_cache is None and all(job.attempt == 1 for job in claim.jobs):
+        if self.result_cache is None and not any(_may_have_images(job, claim.engine) for job in claim.jobs):
             return claim.jobs
         # Their channels renew the leases: a storage that does not answer is waited for.
         with ExitStack() as channels:
             for job in claim.jobs:
                 channels.enter_context(self.job_store.open_channel(job))
-            return [job for job in claim.jobs if not self._reuse_images(job, claim.fingerprint)]
+            return [job for job in claim.jobs if not self._reuse_images(job, claim)]
 
-    def _reuse_images(self, job: Job, fingerprint: str | None) -> bool:
+    def _reuse_images(self, job: Job, claim: Claim) -> bool:
         """Record a job as succeeded if an earlier attempt, or a job like it, has made its images."""
-        if images := self.saver.images.stored_images(job) if job.attempt > 1 else None:
+        fingerprint = claim.fingerprint
+        if images := self.saver.images.stored_images(job) if _may_have_images(job, claim.engine) else None:
             self._record([EndedJob(job, job.succeed(images, Timings(), self.now()), fingerprint=fingerprint)])
             return True
         cached = self.result_cache.find(job, fingerprint) if self.result_cache and fingerprint else None
@@ -171,3 +173,8 @@ class Runner:
     def _trace(self, job: Job, ended: Job | None, spans: SpanRecorder) -> None:
         if self.tracing.is_on:
             self.tracing.record(job_span(job, ended, spans), job.traceparent)
+
+
+def _may_have_images(job: Job, engine: Engine) -> bool:
+    """A Redis that was restored from a backup may not know of an attempt: images that cost money are looked for."""
+    return job.attempt > 1 or isinstance(engine, ReportsCredits)

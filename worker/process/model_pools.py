@@ -36,7 +36,7 @@ def create_pool(
         if settings.model_memory_bytes
         else MeasuredBudget(free_device_memory, free_main_memory)
     )
-    guard = LoadGuard(store, records, backend).around
+    guard = LoadGuard(store, records, backend, worker.id).around
     models = LoadedModels(loader, budget, reports, settings.model_keep_alive_seconds, guard=guard)
     source = source_name(settings.model_dir, loader.default_model)
     upkeep = ModelUpkeep(store, records, backend, worker.id, source, models, reports)

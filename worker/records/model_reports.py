@@ -14,7 +14,7 @@ from shared.jobs.job import ModelLoad
 from shared.jobs.types import Backend
 from shared.models.catalogue import ModelEntry
 from shared.redis.store import Store
-from shared.workers.models import MAX_UNFINISHED_LOADS, ModelAction, ModelCommand, ModelRecords
+from shared.workers.models import MAX_LOST_LOADS, ModelAction, ModelCommand, ModelRecords
 from shared.workers.records import ModelInMemory
 from worker.engines.base import ReportsPlacement, acceleration_of
 from worker.engines.held_models import HeldModel, added_bytes
@@ -37,8 +37,8 @@ REFRESH_SECONDS = 10.0
 class LoadGuard:
     """Stops loading a model whose loads keep ending the process."""
 
-    def __init__(self, store: Store, records: ModelRecords, backend: Backend) -> None:
-        self._store, self._records, self._backend = store, records, backend
+    def __init__(self, store: Store, records: ModelRecords, backend: Backend, worker: str) -> None:
+        self._store, self._records, self._backend, self._worker = store, records, backend, worker
 
     @contextmanager
     def around(self, model: str, revision: str | None) -> Iterator[None]:
@@ -50,12 +50,11 @@ class LoadGuard:
             self.end(model, revision)
 
     def begin(self, model: str, revision: str | None) -> None:
-        """Raises ModelUnavailable if too many loads of these files have not ended."""
+        """Raises ModelUnavailable if too many loads of these files have ended their process."""
         with suppress(StoreUnavailable):
-            unfinished = self._store.run(self._records.begin_load(self._backend, model, revision or ""))
-            if unfinished > MAX_UNFINISHED_LOADS:
+            if not self._store.run(self._records.begin_load(self._backend, model, revision or "", self._worker)):
                 raise ModelUnavailable(
-                    f"The model {model} cannot be loaded: its process ended {MAX_UNFINISHED_LOADS} times "
+                    f"The model {model} cannot be loaded: its process ended {MAX_LOST_LOADS} times "
                     "during the load, probably because memory ran out."
                 )
 

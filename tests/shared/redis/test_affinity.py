@@ -27,11 +27,11 @@ class Queue:
         self.records = records
         self.names: dict[str, str] = {}
 
-    def submit(self, *models: str, expected_ms: int = 1000, **fields: Any) -> list[Job]:
+    def submit(self, *models: str, expected_ms: int = 1000, owner: str = "", **fields: Any) -> list[Job]:
         jobs = []
         for model in models:
             request = GenerationRequest(prompt="x", model=model or None, **fields)
-            job = Job.new(request, Backend.NULL, datetime.now(UTC))
+            job = Job.new(request, Backend.NULL, datetime.now(UTC), owner)
             self.records.run(self.records.jobs.create(job, QueueLimits(1000, 1000), expected_ms=expected_ms))
             jobs.append(job)
         return jobs
@@ -101,6 +101,46 @@ def test_every_job_that_was_passed_over_waits_at_most_for_the_bound(queue: Queue
     queue.start(first)
 
     assert queue.next("a", "b", bound_ms=50) == other.id
+
+
+def test_jobs_that_cannot_start_hide_no_other_one_that_was_passed_over_for_the_bound(queue: Queue) -> None:
+    """Those of a lower priority, and those of a model that only another machine has."""
+    queue.submit(*["a"] * 20, "b", priority="low")
+    assert queue.next("b", bound_ms=50) is not None
+    *_, ours, _ = queue.submit(*["theirs"] * 20, "a", "b")
+    assert queue.next("b", bound_ms=50, tried={"theirs"}) != ours.id
+
+    wait_until(lambda: queue.next("b", bound_ms=50, tried={"theirs"}) == ours.id)
+
+
+def test_a_new_owner_does_not_come_after_all_jobs_that_were_passed_over(queue: Queue) -> None:
+    first, *_ = queue.submit(*"aaaaa", owner="one")
+    for job in queue.submit(*"bbbbb", owner="one"):
+        queue.start(job)
+
+    (new,) = queue.submit("a", owner="two")
+
+    assert queue.records.order()[:2] == [first.id, new.id]
+
+
+def test_a_job_that_nobody_can_start_lets_a_new_owner_overtake_for_a_limited_time(queue: Queue) -> None:
+    queue.submit("theirs", owner="one")
+    for _ in range(60):
+        queue.start(*queue.submit("b", owner="two", num_images=8))
+    (waiting,) = queue.submit("b", owner="two", num_images=8)
+
+    queue.submit(*["b"] * 40, owner="three", num_images=8)
+
+    assert queue.records.order().index(waiting.id) <= 2 + 200 / 8
+
+
+def test_of_jobs_that_were_passed_over_for_the_bound_the_first_in_the_queue_starts(queue: Queue) -> None:
+    first, *_ = queue.submit("a", "a", "a", "b", owner="one")
+    queue.next("b", bound_ms=50)
+    queue.start(first)
+    (new,) = queue.submit("c", owner="two")
+
+    wait_until(lambda: queue.next("b", bound_ms=50) == new.id)
 
 
 def test_priorities_come_first(queue: Queue) -> None:

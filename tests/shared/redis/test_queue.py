@@ -77,6 +77,38 @@ def test_withdrawn_jobs_do_not_count_against_their_owner(records: Records) -> No
     assert "a" in owners(started(records, 2))
 
 
+def test_jobs_behind_a_withdrawn_one_of_their_owner_move_up(records: Records) -> None:
+    withdrawn, *_ = records.accepted_many(4, "a")
+    records.accepted_many(3, "b", priority="high")
+    records.accepted_many(3, "b")
+
+    assert records.run(records.jobs.move(withdrawn, withdrawn.cancel(NOW)))
+
+    assert owners(started(records, 9)) == "bbbababab"
+
+
+def test_no_later_job_of_an_owner_starts_before_an_earlier_one_after_others_were_withdrawn(records: Records) -> None:
+    *withdrawn, third = records.accepted_many(3, "a")
+    for job in withdrawn:
+        assert records.run(records.jobs.move(job, job.cancel(NOW)))
+
+    later = records.accepted("a")
+
+    assert records.order() == [third.id, later.id]
+
+
+def test_an_owner_that_replaces_its_jobs_gets_one_turn_at_a_time(records: Records) -> None:
+    jobs = records.accepted_many(5, "a")
+    for _ in range(5):
+        withdrawn = jobs.pop(0)
+        assert records.run(records.jobs.move(withdrawn, withdrawn.cancel(NOW)))
+        jobs.append(records.accepted("a"))
+    started(records, 1)
+    records.accepted("b")
+
+    assert "b" in owners(started(records, 2))
+
+
 def test_a_higher_priority_starts_first_whoever_the_owner(records: Records) -> None:
     normal, low = records.accepted(owner="a"), records.accepted(owner="b", priority="low")
     high = records.accepted(owner="c", priority="high")

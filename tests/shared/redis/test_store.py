@@ -14,7 +14,6 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
 from shared.workers.devices import DeviceMemory
-from shared.workers.models import ModelRecords
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.stack import valkey_server
 from tests.support.redis_double import redis_double
@@ -50,7 +49,7 @@ def client(url: str) -> Iterator[redis.Redis]:
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)
 def test_a_server_that_cannot_write_is_unavailable_until_it_can(client: redis.Redis, fault: str, cure: str) -> None:
-    store, write = Store(client), ModelRecords("store:").begin_load(Backend.NULL, "model", "revision")
+    store, write = Store(client), Workers("store:").record_start_failure(Backend.NULL, "reason")
     client.execute_command(*fault.split())
     try:
         with pytest.raises(StoreUnavailable):

@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from shared.errors import ModelUnavailable
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.models.catalogue import ModelEntry, ModelState
@@ -24,7 +23,6 @@ from tests.worker.recording_watch import RecordingWatch
 from tests.worker.worker_records import most_model_bytes, worker_records
 from worker.engines.null import MODEL_BYTES, NullModel
 from worker.images.values import Inputs, Pixels
-from worker.records.model_reports import LoadGuard
 
 FAST = ("null", "null/red", "null/green", "null/blue")
 AFFINITY_SECONDS = 2
@@ -240,21 +238,6 @@ def test_two_workers_settle_on_a_model_each(redis_url: str, tmp_path: Any) -> No
 
         # Each has loaded the default model at its start and one more; at the end, one may help the other.
         assert loads(api) <= 2 + 2 + 2
-
-
-def test_a_model_whose_loads_end_the_process_is_not_loaded_for_ever(redis_url: str) -> None:
-    """Loads that never ended are those of processes that are gone."""
-    store, records = Store(connect(redis_url)), ModelRecords("guard:")
-    for _ in range(2):
-        LoadGuard(store, records, Backend.NULL).begin("huge", "1")
-
-    with pytest.raises(ModelUnavailable, match="process ended 2 times"):
-        LoadGuard(store, records, Backend.NULL).begin("huge", "1")
-
-    # Other files, and a load that ended well.
-    LoadGuard(store, records, Backend.NULL).begin("huge", "2")
-    LoadGuard(store, records, Backend.NULL).end("huge", "1")
-    LoadGuard(store, records, Backend.NULL).begin("huge", "1")
 
 
 def test_a_job_is_left_to_the_machine_that_has_its_model(redis_url: str) -> None:

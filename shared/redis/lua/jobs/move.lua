@@ -38,7 +38,7 @@ elseif new_state == 'queued' then
   QUEUE.push_back(q, record, id, rank)
 else
   redis.call('ZREM', leases, id)
-  QUEUE.withdraw(q, id, rank, owner, num_images)
+  QUEUE.withdraw(q, id, rank, owner, num_images, unfinished)
 end
 if old_state == 'queued' or new_state == 'queued' then
   QUEUE.wake(q, wake_up)

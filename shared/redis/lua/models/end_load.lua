@@ -1,9 +1,5 @@
--- Note that a load has ended, whether it succeeded or not.
--- KEYS: unfinished loads
--- ARGV: model and revision
+-- Note that a load has ended, whether it succeeded or not. Those that were lost before no longer count.
+-- KEYS: loads of the model that have not ended
 -- Returns 1.
-local unfinished = KEYS[1]
-local model = ARGV[1]
-
-redis.call('HDEL', unfinished, model)
+redis.call('DEL', KEYS[1])
 return 1

@@ -46,14 +46,19 @@ function AFFINITY.window(queue, record_prefix, default_model, is_tried)
   return window
 end
 
--- The first job of the model of a job that was passed over at `latest` or before, unless others have priority.
+-- The first job of the model of the first job that was passed over at `latest` or before, unless others have priority.
+-- Jobs that this worker cannot start may have waited longest, however many: only those of the window count.
 function AFFINITY.due(window, queue, latest)
-  for _, id in ipairs(redis.call('ZRANGE', QUEUE.passed(queue), '-inf', latest, 'BYSCORE', 'LIMIT', 0, 16)) do
-    local first = window.get(1)
-    local due = window.find(function(entry) return entry.id == id end)
-    if due and due.rank == first.rank then
-      return window.find(function(entry) return entry.model == due.model end)
-    end
+  local passed = QUEUE.passed(queue)
+  if redis.call('ZCOUNT', passed, '-inf', latest) == 0 then
+    return
+  end
+  local rank = window.get(1).rank
+  local due = window.find(function(entry)
+    return entry.rank ~= rank or tonumber(redis.call('ZSCORE', passed, entry.id) or math.huge) <= latest
+  end)
+  if due and due.rank == rank then
+    return window.find(function(entry) return entry.model == due.model end)
   end
 end
 

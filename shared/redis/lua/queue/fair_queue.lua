@@ -1,11 +1,11 @@
 -- Included by scripts that queue jobs of a backend and take them out. `q` holds the names of its keys:
 --   queue     ids of queued jobs in the order in which they will start: by rank of priority, then by start tag
---   shares    start tags: 'clock:<rank>' of the job that started last, '<rank>:<owner>' of the owner's next job;
+--   shares    start tags: 'clock:<rank>' of a job whose owner is new, '<rank>:<owner>' of the owner's next job;
 --             'wake-ups' numbers the wake-ups
 --   wake_ups  messages of the broker that wake a worker; they carry no job, the worker looks into the queue
 -- Start tags are those of start-time fair queueing (Goyal, Vin, Cheng, 1996): owners take turns, an image each, however
 -- many jobs one of them has queued, and the position of a job is known when it is queued.
-local QUEUE = { rank_span = 1e12, max_wake_ups = 32, max_read_ahead = 32 }
+local QUEUE = { rank_span = 1e12, max_wake_ups = 32, max_read_ahead = 32, max_lag = 200 }
 
 -- Queued jobs that were passed over for jobs of another model, by the time in ms of the first time (see next.lua).
 function QUEUE.passed(queue)
@@ -34,17 +34,35 @@ function QUEUE.start(q, record, id)
   redis.call('ZREM', QUEUE.passed(q.queue), id)
   redis.call('HSET', record, 'score', score)
   local rank = math.floor(score / QUEUE.rank_span)
-  local start_tag = score - rank * QUEUE.rank_span
-  if start_tag > tonumber(redis.call('HGET', q.shares, 'clock:' .. rank) or 0) then
-    redis.call('HSET', q.shares, 'clock:' .. rank, start_tag)
+  local first, last = rank * QUEUE.rank_span, (rank + 1) * QUEUE.rank_span
+  local clock = score - first
+  -- Workers start jobs of the model that they have out of turn. The clock waits for those that are passed over, so that a
+  -- new owner does not come after all of them; but not for ever, because nobody may have their model.
+  local head = redis.call('ZRANGE', q.queue, first, '(' .. last, 'BYSCORE', 'LIMIT', 0, 1, 'WITHSCORES')[2]
+  if head then
+    clock = math.min(clock, math.max(head - first, clock - QUEUE.max_lag))
+  end
+  if clock > tonumber(redis.call('HGET', q.shares, 'clock:' .. rank) or 0) then
+    redis.call('HSET', q.shares, 'clock:' .. rank, clock)
   end
 end
 
--- A job that never started returns its owner's share. Jobs without owners all share one.
-function QUEUE.withdraw(q, id, rank, owner, num_images)
+-- A job that never started returns its owner's share, and the owner's jobs behind it move up: otherwise a later job would
+-- share the turn of one of them. `unfinished` lists the owner's jobs. Jobs without owners all share one.
+function QUEUE.withdraw(q, id, rank, owner, num_images, unfinished)
+  local score = tonumber(redis.call('ZSCORE', q.queue, id) or nil)
+  redis.call('ZREM', q.queue, id)
   redis.call('ZREM', QUEUE.passed(q.queue), id)
-  if redis.call('ZREM', q.queue, id) == 1 and owner ~= '' then
-    redis.call('HINCRBY', q.shares, rank .. ':' .. owner, -num_images)
+  if not score or owner == '' then
+    return
+  end
+  redis.call('HINCRBY', q.shares, rank .. ':' .. owner, -num_images)
+  local queued = redis.call('ZINTER', 2, q.queue, unfinished, 'WEIGHTS', 1, 0, 'WITHSCORES')
+  for i = 1, #queued, 2 do
+    local other_id, other_score = queued[i], tonumber(queued[i + 1])
+    if other_score > score and other_score < (rank + 1) * QUEUE.rank_span then
+      redis.call('ZADD', q.queue, math.max(score, other_score - num_images), other_id)
+    end
   end
 end
 

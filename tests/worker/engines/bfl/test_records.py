@@ -39,6 +39,9 @@ class Shop(NullEngine):
         self._buying(watch)
         return [RenderedImage(speckled(64, 64), request.seed or 0)]
 
+    def credits(self) -> float | None:
+        return None
+
 
 @pytest.fixture
 def bench(redis_url: str, tmp_path: Path) -> Bench:
@@ -129,6 +132,24 @@ def test_the_next_attempt_knows_earlier_provider_tasks(bench: Bench) -> None:
     run(bench, queued, lambda watch: seen.append(watch.provider_tasks))
 
     assert seen == [(TASK,)]
+
+
+def test_a_redis_that_was_restored_from_a_backup_pays_for_no_image_again(bench: Bench) -> None:
+    job, client = bench.submit(), bench.store.client
+    backup = list(client.scan_iter(f"{bench.prefix}*"))
+    for key in backup:
+        client.copy(key, f"backup:{key}")
+    done = run(bench, job, lambda _: None)
+    client.delete(*client.scan_iter(f"{bench.prefix}*"))
+    for key in backup:
+        client.rename(f"backup:{key}", key)
+
+    def buy(_: JobWatch) -> None:
+        raise AssertionError
+
+    restored = run(bench, job, buy)
+
+    assert (restored.state, restored.images) == ("succeeded", done.images)
 
 
 def test_a_later_attempt_repeats_only_the_warnings_of_the_original_request(bench: Bench) -> None:
