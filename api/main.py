@@ -139,10 +139,17 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def main() -> None:
-    # Without these, uvicorn would end an orderly stop with the signal: it raises it again once it has stopped.
+def exit_on_signals() -> None:
+    """Let signals end this process with exit code 0.
+
+    Without this, uvicorn would end an orderly stop with the signal: it raises it again once it has stopped.
+    """
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: sys.exit())
+
+
+def main() -> None:
+    exit_on_signals()
     # Imported objects stay for good. Scanning them for garbage would now and then delay every answer by 0.05 s.
     gc.freeze()
     try:

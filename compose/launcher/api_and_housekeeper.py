@@ -8,6 +8,7 @@ import os
 import signal
 from threading import Thread
 
+from api.main import exit_on_signals
 from api.main import main as serve
 from worker.housekeeper.app import Housekeeper
 from worker.housekeeper.main import create_housekeeper
@@ -15,6 +16,8 @@ from worker.housekeeper.main import create_housekeeper
 
 def main() -> None:
     housekeeper = create_housekeeper()
+    # Before the thread begins, which may raise one of them at once.
+    exit_on_signals()
     thread = Thread(target=_run, args=(housekeeper,), name="housekeeper")
     thread.start()
     try:

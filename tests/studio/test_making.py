@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Route, expect
 
+from tests.api.native.test_purge import generated
 from tests.stack import Stack
 from tests.studio.conftest import Open, Studio
 from tests.support.polling import wait_until
@@ -208,3 +209,34 @@ def test_a_pasted_image_becomes_the_input(studio: Studio) -> None:
     expect(studio.page.get_by_role("img", name="Input 1: pasted.png, 64 by 64 pixels")).to_be_visible()
     studio.page.get_by_role("button", name="Remove input 1").click()
     expect(studio.page.get_by_role("img", name=re.compile("Input 1"))).to_have_count(0)
+
+
+def test_markup_in_a_prompt_is_only_text(null: Stack, open_studio: Open) -> None:
+    """The page would report an image that it cannot load, or a script that its policy forbids."""
+    markup = "<img src=/nothing onerror=alert(1)><script>alert(2)</script>"
+    generated(null.api, prompt=markup)
+    studio = open_studio(null.api)
+
+    studio.tile(markup).click()
+
+    expect(studio.page.get_by_role("heading", name=markup)).to_be_visible()
+
+
+def test_an_image_without_a_prompt_has_a_name(null: Stack, open_studio: Open) -> None:
+    generated(null.api, prompt=" ", seed=77)
+    studio = open_studio(null.api)
+
+    studio.tile("Image without a prompt").first.click()
+
+    viewer = studio.page.get_by_role("dialog", name="Image", exact=True)
+    expect(viewer.get_by_role("img", name="Image without a prompt")).to_be_visible()
+    expect(viewer.get_by_role("heading", name="Image without a prompt")).to_be_visible()
+
+
+def test_a_failed_job_says_why(null: Stack, open_studio: Open) -> None:
+    request = {"prompt": "a failure", "metadata": {"simulate": {"fail": "out-of-memory"}}}
+    null.api.post("/api/jobs", request)
+
+    studio = open_studio(null.api)
+
+    expect(studio.gallery.get_by_role("button", name=re.compile(r"a failure .*memory"))).to_be_visible()
