@@ -6,15 +6,20 @@ from pathlib import Path
 
 #: How many loop turns idle OpenMP threads spin. While another program has the CPU of one thread, all others wait for
 #: that thread at every parallel region, and spinning takes the time that the program should have used.
-#: Measured on two cores: a whole image of the starter model takes, alone and beside two busy programs, 0.84 and 1.29 s
-#: with 100 spins, 0.78 and 1.71 with 1000, 0.73 and 2.5 with 3000, 0.78 and 2.3 to 6.4 with 10000. Half an image at a
-#: load of 9 to 15 takes 0.7 to 3 s with 100, 0.9 to 3.7 with 1000, 20 to 22 with 30000.
+#: Measured on two cores of Intel: a whole image of the starter model takes, alone and beside two busy programs, 0.84
+#: and 1.29 s with 100 spins, 0.78 and 1.71 with 1000, 0.73 and 2.5 with 3000, 0.78 and 2.3 to 6.4 with 10000. Half an
+#: image at a load of 9 to 15 takes 0.7 to 3 s with 100, 0.9 to 3.7 with 1000, 20 to 22 with 30000.
 SPINS = "1000"
+#: A turn is a PAUSE, which takes less than half as long there. On two of its cores, an image takes 0.39 to 0.49 s alone
+#: and 0.89 to 1.13 s beside two busy programs with 1000 spins, 0.33 to 0.39 and 0.85 with 3000; beside seven, as long.
+SPINS_ON_AMD = "3000"
 
 
-def set_threads(environment: MutableMapping[str, str], wanted: str, host_workers: int = 1) -> None:
+def set_threads(
+    environment: MutableMapping[str, str], wanted: str, host_workers: int = 1, root: Path = Path("/")
+) -> None:
     """Call before torch is imported. `wanted` is a number or `auto`; variables that the operator set stay."""
-    environment.setdefault("GOMP_SPINCOUNT", SPINS)
+    environment.setdefault("GOMP_SPINCOUNT", SPINS_ON_AMD if _is_amd(root) else SPINS)
     if wanted != "auto":
         environment.setdefault("OMP_NUM_THREADS", wanted)
     elif (cpus := max(1, usable_cpus() // host_workers)) < affine_cpus():
@@ -35,6 +40,13 @@ def encoding_threads(wanted: str, cpus: int, host_workers: int = 1) -> int:
 
 def affine_cpus() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _is_amd(root: Path) -> bool:
+    try:
+        return "AuthenticAMD" in (root / "proc/cpuinfo").read_text()
+    except OSError:
+        return False
 
 
 def _quotas(root: Path) -> Iterator[float]:

@@ -57,3 +57,15 @@ def test_the_setting_is_used_unless_openmp_variables_are_set() -> None:
     existing = {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
     set_threads(existing, "3")
     assert existing == {"OMP_NUM_THREADS": "1", "GOMP_SPINCOUNT": "7"}
+
+
+@pytest.mark.parametrize(("vendor", "spins"), [("GenuineIntel", "1000"), ("AuthenticAMD", "3000"), (None, "1000")])
+def test_idle_threads_spin_as_long_on_every_processor(tmp_path: Path, vendor: str | None, spins: str) -> None:
+    (tmp_path / "proc").mkdir()
+    if vendor is not None:
+        (tmp_path / "proc/cpuinfo").write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+    chosen: dict[str, str] = {}
+
+    set_threads(chosen, "3", root=tmp_path)
+
+    assert chosen["GOMP_SPINCOUNT"] == spins
