@@ -9,8 +9,9 @@ from urllib.parse import urlsplit
 import pytest
 from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
 
+from tests import conftest as root
 from tests.api import conftest
-from tests.stack import Api, Stack
+from tests.stack import Api
 
 #: The first has the engine without the rest of a browser: a tab takes less than half of the CPU time.
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
@@ -128,17 +129,8 @@ def _is_elsewhere(url: str, host: str) -> bool:
 
 
 api, keyed, stranger = conftest.api, conftest.keyed, conftest.stranger
-
-
-@pytest.fixture(scope="session")
-def null(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Stack]:
-    """Not that of other tests: they delete files of images that a gallery would show."""
-    with Stack(redis_url, tmp_path_factory.mktemp("studio"), SD_BACKENDS="null") as stack:
-        stack.start_worker("null")
-        stack.start_api()
-        yield stack
-
-
+#: Another instance than that of other tests, which delete files of images that a gallery would show.
+null = root.null
 Open = Callable[..., Studio]
 
 
