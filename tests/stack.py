@@ -1,5 +1,6 @@
 """Starts, watches and stops the processes of the service."""
 
+import fnmatch
 import itertools
 import json
 import os
@@ -238,6 +239,11 @@ class Stack:
         self.workers.append(process)
         process.wait_for("ready.")
         return process
+
+    def find(self, pattern: str) -> list[Path]:
+        """The installation's files and folders with such names. Others may vanish meanwhile: `rglob` raises then."""
+        tree = os.walk(self.folder)
+        return [Path(path, name) for path, *names in tree for name in fnmatch.filter(itertools.chain(*names), pattern)]
 
     def all_processes(self) -> Iterator[psutil.Process]:
         """Those of the installation that run, with the processes that they have started."""

@@ -69,5 +69,5 @@ def stranger(keyed: Stack) -> Client:
 
 
 def image_file(stack: Stack, job_id: str, index: int = 0) -> Path:
-    (path,) = stack.outputs.rglob(f"{job_id}-{index}.*")
+    (path,) = stack.find(f"{job_id}-{index}.*")
     return path

@@ -12,7 +12,7 @@ from tests.stack import Stack
 
 def copy_job(stack: Stack, job_id: str, number: int, prompt: str) -> None:
     """Store newer jobs like an existing one, images included, with another prompt. `{}` in it becomes their number."""
-    files = list(stack.outputs.rglob(f"{job_id}-*"))
+    files = stack.find(f"{job_id}-*")
     with redis.Redis.from_url(stack.settings["SD_REDIS_URL"], decode_responses=True) as client:
         record = client.hgetall(f"{stack.prefix}job:{job_id}")
         original = Job.model_validate_json(record["doc"])

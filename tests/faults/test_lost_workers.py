@@ -66,8 +66,8 @@ def test_a_rendered_image_is_recorded_by_another_worker_without_rendering_again(
     job_id = service.start_job(2.0)
     worker = service.processes[service.worker_of(job_id)]
     valkey.suspend()
-    wait_until(lambda: list(service.outputs.rglob(f"{job_id}-0.png")))
-    (image,) = service.outputs.rglob(f"{job_id}-0.png")
+    wait_until(lambda: service.find(f"{job_id}-0.png"))
+    (image,) = service.find(f"{job_id}-0.png")
     made = image.stat()
 
     kill_process_tree(worker)

@@ -156,7 +156,7 @@ def test_leaving_the_page_completes_a_deletion_even_of_a_starred_image(full: Sta
     studio.page.goto("about:blank")
 
     wait_until(lambda: full.api.get(job["links"]["self"]).status_code == 404)
-    wait_until(lambda: not list(full.outputs.rglob(f"{job['id']}*")))
+    wait_until(lambda: not full.find(f"{job['id']}*"))
 
 
 def test_several_images_are_downloaded_as_one_file(full: Stack, studio: Studio, tmp_path: Path) -> None:
@@ -286,7 +286,7 @@ def test_an_image_made_while_the_list_is_read_is_not_lost(full: Stack, studio: S
 
 def test_an_image_that_is_no_longer_stored_says_so(full: Stack, open_studio: Open) -> None:
     (job,) = made(full, "lost with its disk")
-    for file in full.outputs.rglob(f"*{job['id']}*"):
+    for file in full.find(f"*{job['id']}*"):
         file.unlink()
 
     # The last test of this file: later ones would see the image that is missing.

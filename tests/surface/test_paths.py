@@ -114,5 +114,5 @@ def test_a_lora_name_cannot_be_a_path(stack: Stack, name: str) -> None:
 def _unexpected_files(stack: Stack) -> list[Path]:
     """Files of the installation that are not images in their place, except those of this test."""
     jobs = {job["id"] for job in stack.api.get("/api/jobs?limit=100").json()["jobs"]}
-    files = (path for path in stack.folder.rglob("*") if path.is_file() and path.name != "secret.txt")
+    files = (path for path in stack.find("*") if path.is_file() and path.name != "secret.txt")
     return [path for path in files if path.name[:36] not in jobs and path.parent.name not in jobs]

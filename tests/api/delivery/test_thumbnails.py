@@ -32,7 +32,7 @@ def test_a_thumbnail_is_a_small_jpeg_with_the_proportions_of_the_image(null: Sta
 
 
 def stored(stack: Stack, job: dict[str, Any]) -> Path:
-    (path,) = stack.outputs.rglob(f"{job['id']}-0-320.jpeg")
+    (path,) = stack.find(f"{job['id']}-0-320.jpeg")
     return path
 
 
@@ -50,7 +50,7 @@ def test_a_small_image_is_its_own_thumbnail(null: Stack, finished: dict[str, Any
     answer = null.api.get(thumbnail_path(finished))
 
     assert answer.headers["content-type"] == "image/png"
-    assert list(null.outputs.rglob(f"{finished['id']}-0-*")) == []
+    assert null.find(f"{finished['id']}-0-*") == []
 
 
 def test_an_image_without_a_thumbnail_is_sent_itself(null: Stack) -> None:
@@ -83,7 +83,7 @@ def test_a_withheld_image_has_no_thumbnail(null: Stack) -> None:
     job = generated(null.api, width=640, num_images=2, metadata={"simulate": {"flag": 1}})
 
     assert_problem(null.api.get(thumbnail_path(job)), 404, "image-not-found")
-    assert list(null.outputs.rglob(f"{job['id']}-0*")) == []
+    assert null.find(f"{job['id']}-0*") == []
     assert null.api.get(thumbnail_path(job, 1)).headers["content-type"] == "image/jpeg"
 
 

@@ -100,7 +100,7 @@ def test_data_after_an_image_is_dropped(null: Stack) -> None:
     job = post_image(null.api, SCENE + b"PK\x03\x04<script>alert(1)</script>", strength="0.01")
 
     assert job.status_code == 200
-    (image,) = null.outputs.rglob(f"{job.json()['id']}-0.png")
+    (image,) = null.find(f"{job.json()['id']}-0.png")
     assert b"script" not in image.read_bytes()
 
 

@@ -46,7 +46,7 @@ def test_a_cancelled_running_job_ends_at_its_next_step_without_an_image(null: St
     assert (answer.status_code, answer.json()["state"]) == (200, "running")
     assert (ended["state"], ended["images"], ended["error"]) == ("cancelled", [], None)
     assert ended["timings"]["total_ms"] < 30_000
-    assert list(null.outputs.rglob(f"*{job['id']}*")) == []
+    assert null.find(f"*{job['id']}*") == []
 
 
 def test_a_running_job_can_be_cancelled_twice(api: Api) -> None:

@@ -28,7 +28,7 @@ from worker.records.recovery import JobRecovery
 
 
 def files_on_disk(stack: Stack) -> list[Path]:
-    return [path for path in stack.folder.rglob("*") if path.is_file()]
+    return [path for path in stack.find("*") if path.is_file()]
 
 
 def images_of(stack: Stack, s3: S3Server) -> ImageStore:

@@ -42,7 +42,7 @@ def content(client: Client, job: dict[str, Any], index: int = 0) -> bytes:
 
 
 def image_file(service: Stack, job: dict[str, Any]) -> Path:
-    (path,) = service.outputs.rglob(f"{job['id']}-0.*")
+    (path,) = service.find(f"{job['id']}-0.*")
     return path
 
 
