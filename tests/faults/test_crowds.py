@@ -127,7 +127,10 @@ def test_disconnected_callers_leave_no_connections_behind(without_worker: Servic
     with ExitStack() as stack:
         for what in ["cancel", "keep"] * DISCONNECTING:
             stack.enter_context(open_waiting_call(service.api.url, what))
-        wait_until(lambda: len(ids(service, State.QUEUED)) == 2 * DISCONNECTING)
+        wait_until(
+            lambda: len(ids(service, State.QUEUED)) == 2 * DISCONNECTING,
+            lambda: f"{len(ids(service, State.QUEUED))} jobs wait\n{service.api.process.output}",
+        )
 
     wait_until(
         lambda: len(ids(service, State.CANCELLED)) == DISCONNECTING, lambda: str(len(ids(service, State.CANCELLED)))
