@@ -6,10 +6,10 @@ import time
 from tests.faults.processes import child_of, children_of, is_alive, kill_process_tree
 from tests.faults.service import Service
 from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 #: A lease lasts 10 s, and is checked every 2 s; the rest is for a busy machine.
 SOON = 40.0
-PAUSE_MS = 120_000
 
 
 def other_worker(service: Service, name: str) -> str:
@@ -60,17 +60,16 @@ def test_a_worker_commits_nothing_after_its_lease_expired(service: Service) -> N
     assert service.job(job_id) == job
 
 
-def test_a_rendered_image_is_recorded_by_another_worker_without_rendering_again(service: Service) -> None:
+def test_a_rendered_image_is_recorded_by_another_worker_without_rendering_again(
+    service: Service, valkey: Valkey
+) -> None:
     job_id = service.start_job(2.0)
-    # Unlike a suspended server, it drops what the worker has sent by the time it is killed.
-    service.store.client_pause(PAUSE_MS, all=False)
-    worker = service.processes[service.worker_of(job_id)]
-    wait_until(lambda: service.find(f"{job_id}-0.png"))
-    (image,) = service.find(f"{job_id}-0.png")
-    made = image.stat()
+    with valkey.holding_writes():
+        wait_until(lambda: service.find(f"{job_id}-0.png"))
+        (image,) = service.find(f"{job_id}-0.png")
+        made = image.stat()
 
-    kill_process_tree(worker)
-    service.store.client_unpause()
+        kill_process_tree(service.processes[service.worker_of(job_id)])
 
     assert service.wait_until_done(job_id).attempt == 2
     assert (image.stat().st_ino, image.stat().st_mtime_ns) == (made.st_ino, made.st_mtime_ns)

