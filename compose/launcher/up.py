@@ -18,7 +18,7 @@ from compose.launcher.plan import Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import SUPERVISED_VARIABLE, unknown_setting_warnings
+from shared.settings.loading import SUPERVISED_VARIABLE, setting_warnings
 from shared.settings.service import PREFIX
 
 EXAMPLE = (
@@ -81,7 +81,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str, gpus: int) ->
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
-        warnings=(*unknown_setting_warnings(), *_unreachable_redis(settings)),
+        warnings=(*setting_warnings(settings), *_unreachable_redis(settings)),
     )
 
 
