@@ -99,6 +99,18 @@ def test_the_key_and_the_credits_at_black_forest_labs(reply: Reply, level: str, 
     assert [request.headers["x-key"] for request in bfl.requests] == ["some-key"]
 
 
+@pytest.mark.parametrize(("egress_proxy", "warnings"), [(None, 1), ("http://127.0.0.1:1", 0)])
+def test_a_proxy_for_the_api_alone_leaves_paid_images_unreachable(
+    egress_proxy: str | None, warnings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    cloud = {"backends": "flux-api", "bfl_api_key": "some-key", "bfl_base_url": "https://bfl.invalid"}
+
+    findings = findings_of("bfl", installation(tmp_path, egress_proxy=egress_proxy, **cloud))
+
+    assert [finding.level for finding in findings if "SD_EGRESS_PROXY" in finding.remedy] == ["warning"] * warnings
+
+
 def test_a_missing_key_is_a_problem(tmp_path: Path) -> None:
     assert the_finding_of("bfl", installation(tmp_path, backends="flux-api"))[0] == "problem"
 
