@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -14,7 +15,7 @@ from urllib.parse import urlsplit
 from compose.launcher import services
 from compose.launcher.console import BOLD, GREEN, paint
 from compose.launcher.data_folder import already_running, is_running
-from compose.launcher.plan import Plan, Stage
+from compose.launcher.plan import STOP_SIGNALS, Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
@@ -59,6 +60,7 @@ def _become_supervisor(plan: Plan) -> NoReturn:
     os.set_inheritable(read_end, True)
     with os.fdopen(write_end, "w") as pipe:
         pipe.write(plan.to_json())
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # A new program, because the modules imported for the settings take more memory than the supervisor.
     os.execv(sys.executable, (sys.executable, "-m", "compose.launcher.main", str(read_end)))  # noqa: S606
 
