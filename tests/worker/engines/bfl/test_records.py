@@ -267,6 +267,18 @@ def test_a_slot_that_is_not_renewed_expires(
     assert not records.run(slots.acquire("d"))
 
 
+def test_slots_from_before_the_clock_was_set_back_expire_and_count_until_then(
+    records: Records, slots: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 600_000)
+    for name in ("a", "b"):
+        records.run(slots.acquire(name))
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 100)
+
+    assert not records.run(slots.acquire("c"))
+    wait_until(lambda: records.run(slots.acquire("c")))
+
+
 def test_a_released_slot_is_not_renewed(records: Records, slots: ConcurrencySlots) -> None:
     records.run(slots.acquire("a"))
     records.run(slots.release("a"))
