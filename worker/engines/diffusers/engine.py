@@ -116,7 +116,6 @@ class DiffusersEngine:
                 raise
         return engine
 
-    @property
     def fingerprint(self) -> str:
         """LoRAs and embeddings may change at any time."""
         options = self._options
