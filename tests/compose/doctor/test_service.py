@@ -42,6 +42,19 @@ def test_the_configuration_of_redis(options: list[str], level: str, part: str, t
     assert part in result[1]
 
 
+@pytest.mark.parametrize("rule", ["-time", "-eval", "-brpop", "resetchannels", "resetkeys"])
+def test_a_redis_user_with_too_few_permissions_is_a_problem(rule: str, redis_url: str, tmp_path: Path) -> None:
+    with connect(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", rule, "reset", "on", ">pw", "~*", "&*", "+@all", rule)
+    url = redis_url.replace("unix://", f"unix://{rule}:pw@")
+
+    finding = findings_of("redis", installation(tmp_path, redis_url=url))[0]
+
+    assert finding.level == "problem"
+    assert "denies its user what the service needs: " in finding.detail
+    assert "&*" in finding.remedy
+
+
 def test_an_unreachable_redis_is_a_problem(tmp_path: Path) -> None:
     url = f"redis://:5ecret@127.0.0.1:{free_port()}/3"
 

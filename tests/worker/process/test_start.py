@@ -5,8 +5,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from shared.redis.store import connect
 from tests.conftest import RED_HEART
 from tests.stack import Api, Process, Stack
 from tests.support.polling import wait_until
@@ -46,6 +48,18 @@ def test_the_log_of_a_start_has_no_noise_of_libraries(cold: Process) -> None:
     assert loaded.startswith("starter is ready on cpu (float32) after ")
     assert connected.startswith("Connected to redis")
     assert ready.endswith("ready.")
+
+
+def test_a_worker_that_redis_refuses_a_command_says_which(redis_url: str, tmp_path: Path) -> None:
+    with connect(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", "~*", "&*", "+@all", "-brpop")
+    with Stack(redis_url.replace("unix://", "unix://worker:pw@"), tmp_path) as stack:
+        worker = stack.start_worker("null")
+
+        worker.wait_for("Redis refuses what a worker needs: User worker has no permissions to run the 'brpop' command")
+
+        assert worker.output.count("Connection to broker lost") == 1
+        assert "Warning" not in worker.output
 
 
 def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(stack: Stack) -> None:
