@@ -41,7 +41,7 @@ def _check_permissions(client: redis.Redis, prefix: str, server: str) -> Iterato
         client.eval("return redis.call('EXISTS', KEYS[1])", 1, f"{prefix}doctor")
         client.time()
         client.brpop([f"{prefix}doctor"], timeout=0.01)
-        with client.pubsub() as channels:
+        with client.pubsub() as channels:  # type: ignore[no-untyped-call]
             channels.psubscribe(f"{prefix}/{database}.celery.pidbox")
             channels.get_message(timeout=REPLY_TIMEOUT_SECONDS)
     except redis.exceptions.NoPermissionError as error:
