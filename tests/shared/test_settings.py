@@ -245,25 +245,6 @@ def test_a_misspelled_setting_is_reported_with_a_suggestion(monkeypatch: pytest.
     assert not [sentence for sentence in sentences if "SD_PORT" in sentence or "OTHER" in sentence]
 
 
-def test_a_named_folder_that_does_not_exist_is_reported(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("SD_LORA_DIR", "lroas")
-    monkeypatch.setenv("SD_EMBEDDING_DIR", str(tmp_path))
-
-    assert [sentence for sentence in setting_warnings(load(LauncherSettings)) if "_DIR" in sentence] == [
-        "SD_LORA_DIR=lroas is not a folder: create it, or correct the setting."
-    ]
-
-
-def test_a_default_backend_that_does_not_run_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("SD_BACKENDS", "null")
-    monkeypatch.setenv("SD_DEFAULT_BACKEND", "sd")
-
-    assert (
-        "SD_DEFAULT_BACKEND=sd is not in SD_BACKENDS, and requests without a backend fail unless another machine "
-        "serves it: add it there, or choose from null."
-    ) in setting_warnings(load(LauncherSettings))
-
-
 @pytest.mark.parametrize(
     ("name", "value", "reason"),
     [

@@ -55,6 +55,18 @@ def test_a_redis_user_with_too_few_permissions_is_a_problem(rule: str, redis_url
     assert "&*" in finding.remedy
 
 
+def test_settings_that_are_valid_but_hardly_meant_are_warnings(tmp_path: Path) -> None:
+    """The start warns of the same. The default folders of LoRAs and embeddings need not exist."""
+    folders = {"model_dir": tmp_path, "lora_dir": tmp_path / "lroas"}
+    examined = installation(tmp_path, backends="null", default_backend="sd", **folders)
+
+    assert [finding.detail for finding in findings_of("settings", examined) if finding.level is Level.WARNING] == [
+        f"SD_LORA_DIR={tmp_path / 'lroas'} is not a folder.",
+        "SD_DEFAULT_BACKEND=sd is not in SD_BACKENDS, and requests without a backend fail unless another machine "
+        "serves it.",
+    ]
+
+
 def test_an_unreachable_redis_is_a_problem(tmp_path: Path) -> None:
     url = f"redis://:5ecret@127.0.0.1:{free_port()}/3"
 

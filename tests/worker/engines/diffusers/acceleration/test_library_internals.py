@@ -9,8 +9,8 @@ from worker.engines.diffusers.acceleration.attention import CANDIDATES
 
 
 def test_the_engine_was_tested_with_the_internals_of_these_versions() -> None:
-    """After an upgrade, look for these names in the new version and run the tests of this folder, and `make gpu` where
-    there is a GPU; then change the versions here.
+    """After an upgrade, look for these names in the new version and run the tests of `tests/worker/engines/diffusers`,
+    and `make gpu` where there is a GPU; then change the versions here.
 
     Without `_parameters` and `_buffers` of modules (`cuda_graphs.py`), `_optional_components`
     (`pipeline_loading.py`), `_blocks` (`modular.py`) or `_auto_resize` (`modes.py`), tests fail. Without the names
