@@ -43,6 +43,15 @@ def test_models_are_missing_interrupted_downloading_or_complete(tmp_path: Path) 
     assert "/no/such/folder" in wrong[1]
 
 
+def test_every_model_that_a_setting_names_is_looked_for(tmp_path: Path) -> None:
+    _, *further = findings_of("models", installation(tmp_path, models="./nope,some/model"))
+
+    assert [(finding.level, finding.detail.partition(",")[0]) for finding in further] == [
+        ("problem", "SD_MODELS is ./nope"),
+        ("warning", "some/model is not downloaded yet."),
+    ]
+
+
 def test_the_safety_checker_is_a_required_model(tmp_path: Path) -> None:
     details = [finding.detail for finding in findings_of("models", installation(tmp_path, model_id=SDXL))]
 

@@ -94,7 +94,7 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
 
 def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) -> None:
     api = stack.start_api()
-    settings = {"SD_MODELS": f"{NAME},someone/no-such-model", "SD_HUGGINGFACE_TOKEN": TOKEN}
+    settings = {"SD_MODELS": f"./nope,{NAME},someone/no-such-model", "SD_HUGGINGFACE_TOKEN": TOKEN}
     settings["SD_SAFETY_CHECKER"] = "false"
     with hub_serving(NAME, STARTER, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
@@ -108,7 +108,9 @@ def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) 
         wait_until(lambda: state_of(api, NAME) == "available")
 
     assert run_job(stack, **RED_HEART, model=NAME, num_inference_steps=4)["model"] == NAME
-    assert "a model of SD_MODELS is not offered: " in next_worker.output
+    missing = "a model of SD_MODELS is not offered: SD_MODELS is ./nope, but there is no such folder or file"
+    assert missing in next_worker.output
+    assert next_worker.output.count("a model of SD_MODELS is not offered: ") == 2
 
 
 def state_of(api: Api, model: str) -> str | None:
