@@ -44,7 +44,7 @@ from shared.redis.clock import StoreClock
 from shared.redis.rate_limits import RateLimits
 from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
 from shared.settings.api import ApiSettings
-from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
+from shared.settings.loading import SUPERVISED_VARIABLE, load, setting_warnings
 from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
@@ -105,7 +105,7 @@ def create_services(settings: ApiSettings, traces: Tracing) -> Services:
 def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
     logs.configure_logging(settings.log_format)
     if SUPERVISED_VARIABLE not in os.environ:
-        logs.log_warnings(unknown_setting_warnings())
+        logs.log_warnings(setting_warnings(settings))
     settings.require_keys()
     settings.require_output_dir()
     if require_redis(settings.redis_url):

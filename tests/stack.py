@@ -187,6 +187,8 @@ class Stack:
         self.folder = folder
         self.outputs = folder / "outputs"
         self.prefix = f"test{next(_prefixes)}:"
+        # A folder that a setting names and that is missing is reported.
+        (folder / "models").mkdir(exist_ok=True)
         self.settings = {
             "SD_REDIS_URL": redis_url,
             "SD_REDIS_PREFIX": self.prefix,

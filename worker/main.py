@@ -16,7 +16,7 @@ import shared.redis.celery_formats  # noqa: F401 - before Celery
 from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
 from shared.redis.store import require_redis
-from shared.settings.loading import SUPERVISED_VARIABLE, load, unknown_setting_warnings
+from shared.settings.loading import SUPERVISED_VARIABLE, load, setting_warnings
 from shared.settings.worker import WorkerSettings
 from worker.app import create_worker
 from worker.process.cpus import set_threads
@@ -27,7 +27,7 @@ def _settings() -> WorkerSettings:
         settings = load(WorkerSettings)
         logs.configure_logging(settings.log_format)
         if SUPERVISED_VARIABLE not in os.environ:
-            logs.log_warnings(unknown_setting_warnings())
+            logs.log_warnings(setting_warnings(settings))
         require_redis(settings.redis_url)
         settings.require_alive_file()
         if not settings.output_url:

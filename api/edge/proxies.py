@@ -8,7 +8,8 @@ from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
-_PREFIX = re.compile(r"(/[A-Za-z0-9._~-]+)+")
+#: Without the segments . and .., by which clients would leave it again.
+_PREFIX = re.compile(r"(/(?!\.\.?(/|$))[A-Za-z0-9._~-]+)+")
 #: Paths of this service begin with it, so as a prefix it cannot be told apart and is never removed.
 _API = "/api"
 

@@ -206,7 +206,8 @@ class OfferedModels:
             return None
         if backend is Backend.FLUX_API and backend in settings.backends:
             return "flux-api has no API key; the operator can set SD_BFL_API_KEY."
-        return f"No worker serves {backend}; this service has: {', '.join(settings.backends)}."
+        role = " (SD_DEFAULT_BACKEND)" if backend is settings.default_backend else ""
+        return f"No worker serves {backend}{role}; this service has: {', '.join(settings.backends)}."
 
 
 def is_configured(settings: ApiSettings, backend: Backend) -> bool:

@@ -1,5 +1,21 @@
-"""`python -m compose.cli`: the command line where `imagegen` is not on the path."""
+"""The entry of the command line: `imagegen`, or `python -m compose.cli` where that is not on the path."""
 
-from compose.cli.app import main
+import signal
+import sys
 
-main()
+
+def main() -> None:
+    # While modules load, Ctrl-C would print a traceback, or be lost where Python must ignore exceptions.
+    handler = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from compose.cli import app
+
+    signal.signal(signal.SIGINT, handler)
+    try:
+        app.main()
+    # Typer handles it once a command runs.
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)
+
+
+if __name__ == "__main__":
+    main()

@@ -152,8 +152,9 @@ class ApiClient:
             if "code" not in problem:
                 # FastAPI's own errors have a detail, too.
                 raise KeyError("code")
-            fields = "".join(f"\n  {field['pointer']}: {field['detail']}" for field in problem.get("errors", ()))
-            detail = f"{problem['detail']}{fields}"
+            fields = [f"\n  {field['pointer']}: {field['detail']}" for field in problem.get("errors", ())]
+            # The detail has the first one already.
+            detail = problem["detail"] + ("".join(fields) if len(fields) > 1 else "")
         except (ValueError, LookupError, TypeError, AttributeError):
             raise ClientError(
                 f"{self._shown_url} returned {response.status_code}, but not from imagegen: a proxy or another program."

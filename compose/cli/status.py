@@ -35,7 +35,7 @@ class StatusReport:
     @classmethod
     def read(cls, client: ApiClient) -> Self:
         """Raises ClientError."""
-        health = client.read("/health", "status", "version", "redis", "outputs")
+        health = client.read("/health", "status", "version", "redis", "outputs", "default_backend")
         if not health["redis"]:
             return cls(health, [], [])
         backends = client.read("/api/backends", "backends")["backends"]
@@ -50,10 +50,13 @@ class StatusReport:
 
     def render(self) -> RenderableType:
         parts = [_headline(self.health)]
-        configured = [backend for backend in self.backends if backend["status"] != "unconfigured"]
+        default = self.health["default_backend"]
+        configured = [
+            backend for backend in self.backends if backend["status"] != "unconfigured" or backend["name"] == default
+        ]
         workers = [worker for backend in configured for worker in backend["workers"]]
         parts += ["", _backends(configured)] if configured else []
-        parts += [f"{backend['name']}: {_plain(backend['reason'])}" for backend in configured if backend["reason"]]
+        parts += [f"{backend['name']}: {reason}" for backend in configured if (reason := _reason(backend))]
         parts += ["", _workers(workers)] if workers else []
         parts += ["", _jobs(self.jobs)] if self.jobs else []
         return Group(*parts)
@@ -88,6 +91,13 @@ def _backends(backends: list[dict[str, Any]]) -> Table:
         row = (_plain(backend["model"]), _plain(device), str(backend["queued"]), wait)
         table.add_row(backend["name"], _state(backend["status"]), *row)
     return table
+
+
+def _reason(backend: dict[str, Any]) -> str:
+    """Why the backend does not serve; '' if it does, or if nobody knows."""
+    if backend["status"] == "unconfigured" and not backend["reason"]:
+        return "requests without a backend are refused, because SD_DEFAULT_BACKEND is not in SD_BACKENDS"
+    return _plain(backend["reason"])
 
 
 def _workers(workers: list[dict[str, Any]]) -> Table:

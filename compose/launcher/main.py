@@ -9,7 +9,7 @@ from pathlib import Path
 from compose.launcher.console import BOLD, RED, ConsoleOutput, ProcessOutput, paint
 from compose.launcher.data_folder import locked, published_redis_url, removed
 from compose.launcher.log_files import FOLDER, LogWriter
-from compose.launcher.plan import Plan
+from compose.launcher.plan import STOP_SIGNALS, Plan
 from compose.launcher.process_group import ProcessGroup
 from compose.launcher.supervisor import Events, StartFailed, StopRequested, Supervisor
 from shared.errors import ConfigurationError
@@ -19,8 +19,9 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1])) as pipe:
         plan = Plan.from_json(pipe.read())
     events = Events()
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+    for number in STOP_SIGNALS:
         signal.signal(number, lambda *_: events.put(StopRequested()))
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     with ConsoleOutput() as console:
         try:
             _run(plan, console, events)

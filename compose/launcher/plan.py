@@ -1,12 +1,17 @@
 """The processes that `imagegen up` runs: planned from the settings, handed to the supervisor as JSON."""
 
 import json
+import signal
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from shared.observability.logs import LogFormat
+
+
+#: Stop the service. They are blocked while the supervisor takes the place of the command, which would lose them.
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)

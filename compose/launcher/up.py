@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+import signal
 import socket
 import sys
 import tempfile
@@ -14,11 +15,11 @@ from urllib.parse import urlsplit
 from compose.launcher import services
 from compose.launcher.console import BOLD, GREEN, paint
 from compose.launcher.data_folder import already_running, is_running
-from compose.launcher.plan import Plan, Stage
+from compose.launcher.plan import STOP_SIGNALS, Plan, Stage
 from shared.errors import ConfigurationError
 from shared.settings.infrastructure import require_folder
 from shared.settings.launcher import LauncherSettings
-from shared.settings.loading import SUPERVISED_VARIABLE, unknown_setting_warnings
+from shared.settings.loading import SUPERVISED_VARIABLE, setting_warnings
 from shared.settings.service import PREFIX
 
 EXAMPLE = (
@@ -59,6 +60,7 @@ def _become_supervisor(plan: Plan) -> NoReturn:
     os.set_inheritable(read_end, True)
     with os.fdopen(write_end, "w") as pipe:
         pipe.write(plan.to_json())
+    signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)
     # A new program, because the modules imported for the settings take more memory than the supervisor.
     os.execv(sys.executable, (sys.executable, "-m", "compose.launcher.main", str(read_end)))  # noqa: S606
 
@@ -81,7 +83,7 @@ def _plan(settings: LauncherSettings, sockets: Path, command: str, gpus: int) ->
         socket_dir=str(sockets),
         embedded_redis_url="" if settings.redis_url else url,
         log_format=settings.log_format,
-        warnings=(*unknown_setting_warnings(), *_unreachable_redis(settings)),
+        warnings=(*setting_warnings(settings), *_unreachable_redis(settings)),
     )
 
 

@@ -1,5 +1,6 @@
 """Operations of the housekeeper on job records."""
 
+from shared.jobs.operations import LEASE_MS
 from shared.jobs.types import ApiProtocol
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
@@ -14,7 +15,7 @@ class JobHousekeeping:
 
     def list_expired_leases(self, limit: int) -> Operation[list[str]]:
         """Ids of running jobs whose lease has expired."""
-        return Operation("housekeeping/list_expired", [self._keys.leases], [limit], list)
+        return Operation("housekeeping/list_expired", [self._keys.leases], [limit, LEASE_MS], list)
 
     def list_overdue(self, limit: int) -> Operation[list[str]]:
         """Ids of queued jobs whose deadline has passed."""

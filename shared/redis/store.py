@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import datetime
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 from urllib.parse import parse_qsl, urlsplit
@@ -173,19 +173,25 @@ def _translated() -> Iterator[None]:
             raise RateLimited(seconds=int(wait_ms) / 1000) from None
         if _is_ours(error):
             raise
-        if not _may_pass(error):
+        if not may_pass(error):
             # Permissions, another server behind the name, a proxy without a server: they change, like a password.
-            logger.warning("Redis refuses what the service needs: %s", error)
+            _log_refusal(str(error), int(time.monotonic() / 60))
         raise StoreUnavailable from error
+
+
+@lru_cache(maxsize=64)
+def _log_refusal(reason: str, _minute: int) -> None:
+    """Once a minute: some callers try again at once."""
+    logger.warning("Redis refuses what the service needs: %s", reason)
 
 
 def _is_ours(error: redis.exceptions.ResponseError) -> bool:
     """Whether a script failed for its own reasons, and would fail at every server."""
     is_denied = str(error).startswith("ACL failure in script")
-    return "script" in str(error) and not (is_denied or _may_pass(error))
+    return "script" in str(error) and not (is_denied or may_pass(error))
 
 
-def _may_pass(error: redis.exceptions.ResponseError) -> bool:
+def may_pass(error: redis.exceptions.ResponseError) -> bool:
     """Whether the error comes from the current state of the server, and not from the command."""
     in_script = _IN_SCRIPT.search(str(error))
     word = in_script[1] if in_script else str(error).partition(" ")[0]
@@ -234,7 +240,7 @@ def require_redis(url: str) -> bool:
     except redis.exceptions.RedisError as error:
         if (problem := _tls_problem(error)) is not None:
             raise ConfigurationError(problem) from None
-        if isinstance(error, redis.exceptions.ResponseError) and not _may_pass(error):
+        if isinstance(error, redis.exceptions.ResponseError) and not may_pass(error):
             raise ConfigurationError(f"SD_REDIS_URL is wrong: the Redis server answers `{error}`.") from None
         return False
     return True

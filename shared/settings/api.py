@@ -1,5 +1,6 @@
 """Settings of the API."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import AfterValidator, BeforeValidator, Field
@@ -63,6 +64,14 @@ class ApiSettings(HttpServerSettings, WebhookSecretSettings):
     """Maximum work of a request: width x height x num_inference_steps x num_images."""
     flower_port: Annotated[int, Group.OPERATIONS, Field(ge=0, le=65_535)] = 0
     """Port of Flower on the host of the API, which the studio links to; 0 where no Flower runs."""
+
+    def warnings(self) -> Iterator[str]:
+        yield from super().warnings()
+        if self.effective_default_backend not in self.backends:
+            yield (
+                f"SD_DEFAULT_BACKEND={self.default_backend} is not in SD_BACKENDS, and requests without a backend fail "
+                f"unless another machine serves it: add it there, or choose from {', '.join(self.backends)}."
+            )
 
     @property
     def effective_default_backend(self) -> Backend:

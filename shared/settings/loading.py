@@ -10,7 +10,7 @@ from pydantic import BaseModel, ValidationError
 from shared.errors import ConfigurationError
 from shared.settings import env_file
 from shared.settings.explanations import explain
-from shared.settings.service import PREFIX
+from shared.settings.service import PREFIX, Settings
 
 #: Set for processes that `imagegen up` starts, which has already warned about unknown settings.
 SUPERVISED_VARIABLE = "IMAGEGEN_SUPERVISED"
@@ -56,7 +56,15 @@ def _unquoted(value: str) -> str:
     return text[1:-1].strip() if len(text) > 1 and text[0] == text[-1] and text[0] in "'\"" else text
 
 
-def unknown_setting_warnings() -> list[str]:
+def setting_warnings(settings: Settings) -> list[str]:
+    """One sentence for each setting that is valid and has no effect, or hardly the one that was meant.
+
+    Raises ConfigurationError.
+    """
+    return [*_unknown_setting_warnings(), *settings.warnings()]
+
+
+def _unknown_setting_warnings() -> list[str]:
     """One sentence for each variable that looks like a setting but is not one. Raises ConfigurationError."""
     # Imported here: few processes need the settings of all.
     from shared.settings.launcher import LauncherSettings

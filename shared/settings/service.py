@@ -1,6 +1,7 @@
 """Settings that every process needs."""
 
 import os
+from collections.abc import Iterator
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated
@@ -106,6 +107,10 @@ class Settings(InfrastructureSettings):
     containers."""
     log_format: Annotated[logs.LogFormat, Group.OPERATIONS] = "text"
     """Format of a log entry: a line of text or a JSON object."""
+
+    def warnings(self) -> Iterator[str]:
+        """One sentence for each value that is valid, but hardly what was meant."""
+        yield from ()
 
     def require_alive_file(self) -> None:
         """Raises ConfigurationError if the file cannot be written. Does not touch it, which would mean health."""

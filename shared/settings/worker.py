@@ -1,5 +1,6 @@
 """Settings of a worker."""
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -116,3 +117,11 @@ class WorkerSettings(Settings):
     flux-kontext-max."""
     bfl_memory_bytes: Annotated[int, Group.CLOUD, Field(ge=1 << 26)] = 402_653_184
     """Memory for the images of all running jobs in a flux-api worker; jobs wait while it is in use."""
+
+    def warnings(self) -> Iterator[str]:
+        yield from super().warnings()
+        for field in ("model_dir", "lora_dir", "embedding_dir"):
+            folder: Path = getattr(self, field)
+            # The default folders need not exist.
+            if field in self.model_fields_set and not folder.is_dir():
+                yield f"SD_{field.upper()}={folder} is not a folder: create it, or correct the setting."

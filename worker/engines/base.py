@@ -121,7 +121,6 @@ class BatchEngine(Protocol):
 class Reproducible(Protocol):
     """An engine that returns identical images for identical requests."""
 
-    @property
     def fingerprint(self) -> str:
         """Identifies the model and how it runs. It changes whenever the images may change."""
         ...

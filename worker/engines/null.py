@@ -33,6 +33,7 @@ from worker.engines.base import JobWatch, MultiJobWatch, OnLoad, Sizes, Step
 from worker.images.values import Inputs, Pixels, RenderedImage
 
 DEFAULT_MODEL = "null"
+PATTERN = "flat stripes"
 SLOW, BROKEN = "null/slow", "null/broken"
 MODELS = (DEFAULT_MODEL, "null/red", "null/green", "null/blue", SLOW, BROKEN)
 #: What each claims to take.
@@ -67,7 +68,6 @@ class NullEngine:
     """Changes the pattern."""
     device = "none"
     dtype = "uint8"
-    fingerprint = "flat stripes"
     capabilities = Capabilities(
         model=DEFAULT_MODEL,
         width=64,
@@ -82,6 +82,9 @@ class NullEngine:
         strength=0.5,
         ignored=("bfl_model", "clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler"),
     )
+
+    def fingerprint(self) -> str:
+        return f"{PATTERN} {self._variant}"
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
         simulation, start = _simulation(request), time.monotonic()
@@ -121,7 +124,6 @@ class NullModel(NullEngine):
         self.sizes: Sizes = {name: MODEL_BYTES}
         self._variant = 0 if name == DEFAULT_MODEL else zlib.crc32(name.encode())
         self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
-        self.fingerprint = f"{NullEngine.fingerprint} {self._variant}"
 
     def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
         pass
@@ -142,7 +144,7 @@ class NullModels:
         return NullEngine.capabilities.model_copy(update={"model": self._known(model)})
 
     def revision(self, model: str) -> str | None:
-        return f"{NullEngine.fingerprint} {self._known(model)}"
+        return f"{PATTERN} {self._known(model)}"
 
     def expected_sizes(self, model: str) -> Sizes:
         return {model: MODEL_BYTES}

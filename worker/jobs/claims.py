@@ -19,7 +19,7 @@ from shared.errors import (
 )
 from shared.jobs.job import Job, JobError, QueuedJob
 from shared.models.capabilities import Capabilities, Size
-from worker.engines.base import BatchEngine, Engine, EngineSource, OnLoad, Reproducible
+from worker.engines.base import BatchEngine, Engine, EngineSource, OnLoad
 from worker.images.inputs import InputReader
 from worker.jobs.batching import are_alike
 from worker.jobs.job_store import JobStore
@@ -40,8 +40,8 @@ class Claim:
     engine: Engine
     capabilities: Capabilities
     """Those of the model of the jobs."""
-    fingerprint: str | None
-    """Identifies the model and how it runs; None if identical requests may give different images."""
+    fingerprint: str | None = None
+    """Identifies the model and how it runs, if images of earlier jobs may be reused."""
 
 
 @dataclass(frozen=True)
@@ -121,11 +121,10 @@ class JobClaimer:
         first = self._prepare(candidate.job, model, now)
         if first is None:
             return None
-        fingerprint = engine.fingerprint if isinstance(engine, Reproducible) else None
         moves = [(candidate.job, first), *self._batch_members(first, engine, candidate.expected_ms, others, now)]
         started = self.job_store.move(moves)
         jobs = [job for (_, job), is_started in zip(moves, started, strict=True) if is_started]
-        return Claim(jobs, engine, self.engines.capabilities(model), fingerprint) if jobs else None
+        return Claim(jobs, engine, self.engines.capabilities(model)) if jobs else None
 
     def _load_report(self, model: str, waiting: Sequence[QueuedJob]) -> OnLoad:
         """Tells the jobs that wait for a model how far it is loaded."""

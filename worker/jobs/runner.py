@@ -13,7 +13,7 @@ from shared.errors import ImagegenError, InternalError
 from shared.jobs.job import Job, JobError, Timings
 from shared.observability import logs
 from shared.observability.tracing import Tracing
-from worker.engines.base import Engine, ReportsCredits
+from worker.engines.base import Engine, ReportsCredits, Reproducible
 from worker.jobs.claims import Claim, JobClaimer
 from worker.jobs.finishers import Finisher
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
@@ -66,6 +66,9 @@ class Runner:
         Their model stays in memory during the block.
         """
         with self.claimer.claim() as claim:
+            # Only then: it reads folders.
+            if claim and self.result_cache and isinstance(claim.engine, Reproducible):
+                claim = replace(claim, fingerprint=claim.engine.fingerprint())
             jobs = self._without_images(claim) if claim else ()
             yield replace(claim, jobs=jobs) if claim and jobs else None
 

@@ -13,11 +13,10 @@ logger = logging.getLogger(__name__)
 
 
 def download_in_background(settings: WorkerSettings, on_progress: OnProgress) -> None:
-    """Download the models one after the other. Other workers that need one wait for the download."""
-    sources = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS".upper()) for name in settings.models]
-    remote = [source for source in sources if source.is_remote]
-    if remote:
-        threading.Thread(target=_download, args=(remote, on_progress), name="more-models", daemon=True).start()
+    """Download the missing models one after the other. Other workers that need one wait for the download."""
+    sources = [ModelSource.for_model(settings, name, f"{PREFIX}MODELS") for name in settings.models]
+    if sources:
+        threading.Thread(target=_download, args=(sources, on_progress), name="more-models", daemon=True).start()
 
 
 def _download(sources: list[ModelSource], on_progress: OnProgress) -> None:

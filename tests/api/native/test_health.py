@@ -16,6 +16,7 @@ from shared.models.capabilities import Capabilities
 from shared.redis.store import Store, connect
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.stack import Api, Stack
+from tests.support.polling import wait_until
 
 CAPABILITIES = Capabilities(
     model="some-model",
@@ -77,6 +78,8 @@ def backend(api: Api, name: str) -> dict[str, Any]:
 
 
 def test_a_service_with_a_ready_worker_is_ok(null: Stack, api: Api) -> None:
+    # The worker was ready at most a heartbeat and a reading of the fleet ago.
+    wait_until(lambda: api.get("/health").json()["backends"]["null"] == "ready")
     health = api.get("/health").json()
 
     assert (health["status"], health["redis"], health["default_backend"]) == ("ok", True, "null")

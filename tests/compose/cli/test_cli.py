@@ -26,10 +26,13 @@ def test_generate_saves_the_image_in_the_format_of_the_file_name(service: Launch
 
 
 def test_generate_says_what_is_wrong_with_a_request(service: Launched) -> None:
-    command = service.run("generate", "a prompt", "--width", "5000")
+    one = service.run("generate", "a prompt", "--width", "5000")
+    two = service.run("generate", "a prompt", "--width", "99999", "--steps", "9999")
 
-    assert command.exit_code == 1
-    assert "/width: must be between 16 and 4096" in command.output
+    assert (one.exit_code, two.exit_code) == (1, 1)
+    assert "width must be between 16 and 4096" in one.output
+    assert one.output.count("width") == 1
+    assert two.output.count("\n  /") == 2
 
 
 def test_ctrl_c_cancels_the_job_of_generate(service: Launched) -> None:

@@ -183,10 +183,13 @@ def test_status_without_a_service_says_how_to_start_it(tmp_path: Path) -> None:
 
 
 def test_status_fails_unless_the_service_is_ok(stack: Stack, tmp_path: Path) -> None:
-    api = stack.start_api(SD_BACKENDS="sd")
+    api = stack.start_api(SD_BACKENDS="null", SD_DEFAULT_BACKEND="sd")
     command = [sys.executable, "-m", "compose.cli.app", "status", "--once", "--url"]
     degraded, not_the_api = (Process([*command, url], tmp_path) for url in (api.url, f"{api.url}/docs"))
 
     assert (degraded.wait(), not_the_api.wait()) == (1, 1)
     assert "degraded" in degraded.output
+    assert "sd: requests without a backend are refused, because SD_DEFAULT_BACKEND is not in SD_B" in degraded.output
+    refused = requests.post(f"{api.url}/api/txt2img", json={"prompt": "x"}, timeout=10).json()
+    assert refused["detail"] == "No worker serves sd (SD_DEFAULT_BACKEND); this service has: null."
     assert "Traceback" not in degraded.output + not_the_api.output

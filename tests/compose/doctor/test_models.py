@@ -43,6 +43,15 @@ def test_models_are_missing_interrupted_downloading_or_complete(tmp_path: Path) 
     assert "/no/such/folder" in wrong[1]
 
 
+def test_every_model_that_a_setting_names_is_looked_for(tmp_path: Path) -> None:
+    _, *further = findings_of("models", installation(tmp_path, models="./nope,some/model"))
+
+    assert [(finding.level, finding.detail.partition(",")[0]) for finding in further] == [
+        ("problem", "SD_MODELS is ./nope"),
+        ("warning", "some/model is not downloaded yet."),
+    ]
+
+
 def test_the_safety_checker_is_a_required_model(tmp_path: Path) -> None:
     details = [finding.detail for finding in findings_of("models", installation(tmp_path, model_id=SDXL))]
 
@@ -97,6 +106,18 @@ def test_the_key_and_the_credits_at_black_forest_labs(reply: Reply, level: str, 
     assert result[0] == level
     assert part in result[1]
     assert [request.headers["x-key"] for request in bfl.requests] == ["some-key"]
+
+
+@pytest.mark.parametrize(("egress_proxy", "warnings"), [(None, 1), ("http://127.0.0.1:1", 0)])
+def test_a_proxy_for_the_api_alone_leaves_paid_images_unreachable(
+    egress_proxy: str | None, warnings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
+    cloud = {"backends": "flux-api", "bfl_api_key": "some-key", "bfl_base_url": "https://bfl.invalid"}
+
+    findings = findings_of("bfl", installation(tmp_path, egress_proxy=egress_proxy, **cloud))
+
+    assert [finding.level for finding in findings if "SD_EGRESS_PROXY" in finding.remedy] == ["warning"] * warnings
 
 
 def test_a_missing_key_is_a_problem(tmp_path: Path) -> None:

@@ -42,6 +42,31 @@ def test_the_configuration_of_redis(options: list[str], level: str, part: str, t
     assert part in result[1]
 
 
+@pytest.mark.parametrize("rule", ["-time", "-eval", "-brpop", "resetchannels", "resetkeys"])
+def test_a_redis_user_with_too_few_permissions_is_a_problem(rule: str, redis_url: str, tmp_path: Path) -> None:
+    with connect(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", rule, "reset", "on", ">pw", "~*", "&*", "+@all", rule)
+    url = redis_url.replace("unix://", f"unix://{rule}:pw@")
+
+    finding = findings_of("redis", installation(tmp_path, redis_url=url))[0]
+
+    assert finding.level == "problem"
+    assert "denies its user what the service needs: " in finding.detail
+    assert "&*" in finding.remedy
+
+
+def test_settings_that_are_valid_but_hardly_meant_are_warnings(tmp_path: Path) -> None:
+    """The start warns of the same. The default folders of LoRAs and embeddings need not exist."""
+    folders = {"model_dir": tmp_path, "lora_dir": tmp_path / "lroas"}
+    examined = installation(tmp_path, backends="null", default_backend="sd", **folders)
+
+    assert [finding.detail for finding in findings_of("settings", examined) if finding.level is Level.WARNING] == [
+        f"SD_LORA_DIR={tmp_path / 'lroas'} is not a folder.",
+        "SD_DEFAULT_BACKEND=sd is not in SD_BACKENDS, and requests without a backend fail unless another machine "
+        "serves it.",
+    ]
+
+
 def test_an_unreachable_redis_is_a_problem(tmp_path: Path) -> None:
     url = f"redis://:5ecret@127.0.0.1:{free_port()}/3"
 

@@ -14,7 +14,7 @@ import requests
 from compose.launcher.data_folder import REDIS_URL
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
 from tests.shared.webhooks.receiver import Receiver, receiving
-from tests.stack import Stack, free_port
+from tests.stack import Process, Stack, free_port
 from tests.support.polling import wait_until
 
 
@@ -125,6 +125,33 @@ def test_jobs_survive_a_restart_and_a_killed_launcher_leaves_no_process_behind(l
 
     _, left = psutil.wait_procs(processes, timeout=STOP_SECONDS)
     assert not left
+
+
+#: Python prints each module that it has imported.
+TRACED = {"PYTHONPROFILEIMPORTTIME": "1"}
+
+
+def test_ctrl_c_while_modules_load_prints_no_traceback(tmp_path: Path) -> None:
+    command = Process([sys.executable, "-m", "compose.cli", "doctor"], tmp_path, **TRACED)
+    command.wait_for("click.core")
+
+    command.send(signal.SIGINT)
+
+    assert command.wait() != 0
+    assert "KeyboardInterrupt" not in command.output
+
+
+def test_ctrl_c_reaches_the_supervisor_before_it_has_loaded(launch: Launch) -> None:
+    launched = launch(**TRACED)
+    # First by the command, then by the interpreter that takes its place.
+    launched.launcher.wait_for("| zipimport")
+    launched.launcher.wait_for("| zipimport")
+
+    launched.launcher.send(signal.SIGINT)
+
+    assert launched.launcher.wait() == 0
+    assert "nothing is left running" in launched.launcher.output
+    assert not list(Path(launched.settings["TMPDIR"]).iterdir())
 
 
 def test_a_port_in_use_is_refused_in_one_sentence(service: Launched, launch: Launch) -> None:

@@ -32,6 +32,13 @@ def test_a_job_whose_lease_expired_is_requeued_and_wakes_a_worker(bench: Houseke
     assert bench.wake_ups() == 1
 
 
+def test_the_job_of_a_worker_that_died_before_the_clock_was_set_back_is_requeued(bench: HousekeeperBench) -> None:
+    running = bench.start(bench.submit())
+    bench.store.client.zadd(f"{bench.prefix}leases", {running.id: (datetime.now(UTC) + DAY).timestamp() * 1000})
+
+    assert bench.reap() == 1
+
+
 def test_a_job_whose_lease_is_renewed_is_left_alone(bench: HousekeeperBench) -> None:
     running = bench.start(bench.submit())
     bench.expire_lease(running)

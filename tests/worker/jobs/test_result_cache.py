@@ -11,6 +11,8 @@ import pytest
 
 from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
+from tests.worker.bench import Bench, wake
+from worker.engines.null import NullEngine
 from worker.models.contents.fingerprint import fingerprint
 from worker.records.result_cache import MAX_LIFETIME, lifetime
 
@@ -112,6 +114,18 @@ def test_a_job_that_reuses_images_leaves_its_batch(alice: Client, fields: dict[s
 
     assert (made["reused_from"], repeated["reused_from"]) == (None, first["id"])
     assert made["timings"]["batch_size"] is None
+
+
+def test_no_folder_is_searched_for_a_fingerprint_that_nobody_needs(bench: Bench) -> None:
+    class Engine(NullEngine):
+        def fingerprint(self) -> str:
+            raise AssertionError
+
+    job = bench.submit()
+
+    wake(bench.runner(Engine()))
+
+    assert bench.read(job).state == "succeeded"
 
 
 def test_no_image_is_reused_by_default(null: Stack, fields: dict[str, Any]) -> None:

@@ -5,8 +5,10 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
+from shared.redis.store import connect
 from tests.conftest import RED_HEART
 from tests.stack import Api, Process, Stack
 from tests.support.polling import wait_until
@@ -48,6 +50,18 @@ def test_the_log_of_a_start_has_no_noise_of_libraries(cold: Process) -> None:
     assert ready.endswith("ready.")
 
 
+def test_a_worker_that_redis_refuses_a_command_says_which(redis_url: str, tmp_path: Path) -> None:
+    with connect(redis_url) as client:
+        client.execute_command("ACL", "SETUSER", "worker", "reset", "on", ">pw", "~*", "&*", "+@all", "-brpop")
+    with Stack(redis_url.replace("unix://", "unix://worker:pw@"), tmp_path) as stack:
+        worker = stack.start_worker("null")
+
+        worker.wait_for("Redis refuses what a worker needs: User worker has no permissions to run the 'brpop' command")
+
+        assert worker.output.count("Connection to broker lost") == 1
+        assert "Warning" not in worker.output
+
+
 def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(stack: Stack) -> None:
     api = stack.start_api()
     settings = {"SD_MODEL_ID": NAME, "SD_HUGGINGFACE_TOKEN": TOKEN, "SD_SAFETY_CHECKER": "false"}
@@ -80,7 +94,7 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
 
 def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) -> None:
     api = stack.start_api()
-    settings = {"SD_MODELS": f"{NAME},someone/no-such-model", "SD_HUGGINGFACE_TOKEN": TOKEN}
+    settings = {"SD_MODELS": f"./nope,{NAME},someone/no-such-model", "SD_HUGGINGFACE_TOKEN": TOKEN}
     settings["SD_SAFETY_CHECKER"] = "false"
     with hub_serving(NAME, STARTER, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
@@ -94,7 +108,9 @@ def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) 
         wait_until(lambda: state_of(api, NAME) == "available")
 
     assert run_job(stack, **RED_HEART, model=NAME, num_inference_steps=4)["model"] == NAME
-    assert "a model of SD_MODELS is not offered: " in next_worker.output
+    missing = "a model of SD_MODELS is not offered: SD_MODELS is ./nope, but there is no such folder or file"
+    assert missing in next_worker.output
+    assert next_worker.output.count("a model of SD_MODELS is not offered: ") == 2
 
 
 def state_of(api: Api, model: str) -> str | None:

@@ -27,7 +27,7 @@ from worker.engines.diffusers.loras.loras import Loras
 from worker.engines.diffusers.memory.devices import choose_device, dtype_name
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.out_of_memory import (
-    MemoryBudget,
+    FittingSizes,
     OutOfMemoryFallbacks,
     free_memory,
     keep_freed_memory,
@@ -81,7 +81,7 @@ class DiffusersEngine:
         self._prompts = Prompts(encodes_texts_apart=family.reads_with_clip, max_cached=max_cached)
         self._loras = Loras(pipelines, options.lora_dir, model.name, self._forget_lora)
         self._inversions = TextualInversions(pipelines, options.embedding_dir, self._prompts.forget)
-        self._memory_budget = MemoryBudget(self.capabilities, suggest_cloud=options.suggest_cloud)
+        self._fitting_sizes = FittingSizes(self.capabilities, suggest_cloud=options.suggest_cloud)
         # Apple's GPU may crash with batches (diffusers' own notes on MPS). Inpainting models start from a sample of the
         # image around the mask, for which diffusers uses the first image's generator for the whole batch.
         no_batches = pipelines.device.type == "mps" or pipelines.is_inpainting_model or options.level is Level.OFF
@@ -116,7 +116,6 @@ class DiffusersEngine:
                 raise
         return engine
 
-    @property
     def fingerprint(self) -> str:
         """LoRAs and embeddings may change at any time."""
         options = self._options
@@ -145,7 +144,7 @@ class DiffusersEngine:
         return self._render(read, self._specs(read, inputs, watch), watch)
 
     def batch_capacity(self, request: GenerationRequest) -> int:
-        return self._memory_budget.batch_capacity(request, self._max_batch_size)
+        return self._fitting_sizes.batch_capacity(request, self._max_batch_size)
 
     def generate_batch(
         self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
@@ -197,7 +196,7 @@ class DiffusersEngine:
         """One image for each spec. `request` has the fields that they share."""
         self._new_scheduler(request)
         loras = request.loras or () if "loras" not in self.capabilities.ignored else ()
-        with OutOfMemoryFallbacks(request, self._memory_budget, watch, self._accelerator.drop) as memory:
+        with OutOfMemoryFallbacks(request, self._fitting_sizes, watch, self._accelerator.drop) as memory:
             for warning in memory.run(lambda: self._loras.require(loras)):
                 watch.add_warning(warning)
             with self._loras.applied(loras):

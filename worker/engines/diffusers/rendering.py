@@ -157,6 +157,6 @@ class Rendering:
         yield from offloading_fallbacks(self._pipe, self.pipelines.placement, self.pipelines.device)
 
     def _one_by_one(self) -> nullcontext[None]:
-        self.memory.budget.record_batch_failure(self.request, min(self.batch_size, len(self.specs)))
+        self.memory.fitting_sizes.record_batch_failure(self.request, min(self.batch_size, len(self.specs)))
         self.batch_size = 1
         return nullcontext()

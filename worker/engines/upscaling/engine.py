@@ -27,7 +27,7 @@ class UpscalingEngine:
         self.capabilities = upscaler_capabilities(name, upscaler.scale)
         self.device = str(device)
         self.dtype = dtype_name(dtype)
-        self.fingerprint = fingerprint([path], self.dtype, device)
+        self._fingerprint = fingerprint([path], self.dtype, device)
         self._upscaler = upscaler
         self._device = device
 
@@ -38,6 +38,9 @@ class UpscalingEngine:
         precision = choose_dtype(dtype, chosen, HALF)
         with reported_out_of_memory():
             return cls(Upscaler.load(path, chosen, precision), name, path, chosen, precision)
+
+    def fingerprint(self) -> str:
+        return self._fingerprint
 
     @property
     def sizes(self) -> Sizes:

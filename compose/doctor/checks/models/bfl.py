@@ -1,8 +1,10 @@
-"""Checks the API key of Black Forest Labs and the credits of its account."""
+"""Checks the API key of Black Forest Labs, the credits of its account, and the proxies on the way there."""
 
 import json
 from collections.abc import Iterator
 from http import HTTPStatus
+
+from requests.utils import get_environ_proxies, select_proxy
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.http_probe import ProbeFailed, ProbeResponse, probe
@@ -22,8 +24,15 @@ def check(installation: Installation) -> Iterator[Finding]:
     elif settings.bfl_api_key is None:
         yield problem("SD_BFL_API_KEY is empty, and flux-api needs it.", f"Create a key at {DASHBOARD}.")
     else:
+        url = settings.bfl_base_url
+        if settings.egress_proxy is None and select_proxy(url, get_environ_proxies(url)):
+            yield warning(
+                "Jobs are sent to Black Forest Labs through HTTPS_PROXY, but their images are fetched without a proxy.",
+                "Set SD_EGRESS_PROXY, too, unless this network allows that: a job is paid for even if its image cannot "
+                "be fetched.",
+            )
         key = settings.bfl_api_key.get_secret_value()
-        yield _check_response(probe(f"{settings.bfl_base_url}/v1/credits", {"x-key": key}))
+        yield _check_response(probe(f"{url}/v1/credits", {"x-key": key}))
 
 
 def _check_response(response: ProbeResponse | ProbeFailed) -> Finding:

@@ -1,7 +1,7 @@
 """Checks that the models are on disk, and that unfinished downloads make progress."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
@@ -20,17 +20,17 @@ STALLED_SECONDS = 300.0
 def check(installation: Installation) -> Iterator[Finding]:
     if not installation.models:
         yield ok(f"{', '.join(installation.settings.backends)} needs no model on this machine.")
-    for source in installation.models:
+    sources = dict.fromkeys((*installation.models, *ModelSource.all_named(installation.settings)))
+    for source in sources:
         yield _check_download(source) if source.is_remote else _check_folder(source)
     if installation.local_backends:
-        yield from _check_catalogue(installation)
+        yield from _check_catalogue(installation, {source.model_id for source in sources})
 
 
-def _check_catalogue(installation: Installation) -> Iterator[Finding]:
-    """Broken models, which requests cannot choose."""
-    required = {source.model_id for source in installation.models}
+def _check_catalogue(installation: Installation, named: Set[str]) -> Iterator[Finding]:
+    """Broken models, which requests cannot choose, except those that settings name."""
     entries = Catalogue.of(installation.settings).scan()
-    broken = [entry for name, entry in entries.items() if entry.state is DiskState.BROKEN and name not in required]
+    broken = [entry for name, entry in entries.items() if entry.state is DiskState.BROKEN and name not in named]
     for entry in broken[:MAX_BROKEN]:
         yield warning(f"The model {entry.name} in SD_MODEL_DIR is broken. {entry.reason}", REPAIR)
     if len(broken) > MAX_BROKEN:

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from compose.doctor.findings import Finding, ok, problem, split_sentence, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
-from shared.settings.loading import unknown_setting_warnings
+from shared.settings.loading import setting_warnings
 
 
 def check(installation: Installation) -> Iterator[Finding]:
     settings = installation.settings
-    for sentence in unknown_setting_warnings():
+    for sentence in setting_warnings(settings):
         yield warning(*split_sentence(sentence))
     try:
         settings.require_keys()

@@ -8,7 +8,7 @@ import redis.exceptions
 
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
-from shared.redis.store import connect
+from shared.redis.store import REPLY_TIMEOUT_SECONDS, connect
 
 #: The first version with all commands that the scripts in shared/redis/lua use.
 OLDEST = (6, 2)
@@ -22,15 +22,36 @@ def check(installation: Installation) -> Iterator[Finding]:
         yield ok("The embedded server is not running; `imagegen up` starts it.")
         return
     server = server_at(installation.redis_url)
-    client = connect(installation.redis_url)
+    client, denied = connect(installation.redis_url), list[Finding]()
     try:
+        denied += _check_permissions(client, installation.settings.redis_prefix, server)
         info: Info = client.info()
     except redis.exceptions.RedisError as error:
-        yield _check_error(error, server, is_embedded=not installation.settings.redis_url)
+        yield from (*denied, _check_error(error, server, is_embedded=not installation.settings.redis_url))
     else:
-        yield from list(_check_info(info, server)) or [_healthy(info, server)]
+        yield from [*denied, *_check_info(info, server)] or [_healthy(info, server)]
     finally:
         client.close()
+
+
+def _check_permissions(client: redis.Redis, prefix: str, server: str) -> Iterator[Finding]:
+    """Tries what a user is denied most often, by rules that are too strict, or by none for channels."""
+    database = client.connection_pool.connection_kwargs.get("db", 0)
+    try:
+        client.eval("return redis.call('EXISTS', KEYS[1])", 1, f"{prefix}doctor")
+        client.time()
+        client.brpop([f"{prefix}doctor"], timeout=0.01)
+        with client.pubsub() as channels:  # type: ignore[no-untyped-call]
+            channels.psubscribe(f"{prefix}/{database}.celery.pidbox")
+            channels.get_message(timeout=REPLY_TIMEOUT_SECONDS)
+    except redis.exceptions.NoPermissionError as error:
+        yield problem(
+            f"{server} denies its user what the service needs: {error}.",
+            f"Give it these rules: ~{prefix}* &* +@all -@admin -@dangerous +info.",
+        )
+    except redis.exceptions.ResponseError:
+        # A replica, or a server that cannot write: its INFO tells.
+        pass
 
 
 def _check_error(error: redis.exceptions.RedisError, server: str, *, is_embedded: bool) -> Finding:

@@ -8,6 +8,10 @@ local holder, limit, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 local clock = redis.call('TIME')
 local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
+-- No lease ends later: the server's clock was set back.
+for _, other in ipairs(redis.call('ZRANGEBYSCORE', slots, '(' .. now + lease_ms, '+inf')) do
+  redis.call('ZADD', slots, now + lease_ms, other)
+end
 if not redis.call('ZSCORE', slots, holder) and redis.call('ZCARD', slots) >= limit then
   return 0
 end

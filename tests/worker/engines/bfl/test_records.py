@@ -1,4 +1,4 @@
-"""Provider tasks in job records, and concurrency slots."""
+"""Provider tasks in job records."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -12,16 +12,12 @@ from shared.jobs.job import Job, JobError, ProviderTask
 from shared.jobs.operations import ProgressReply
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.snapshots import JobFilter
-from shared.jobs.types import Backend
-from shared.redis.concurrency_slots import ConcurrencySlots
-from shared.redis.store import Store, connect
 from tests.shared.conftest import Records
 from tests.support.polling import wait_until
 from tests.worker.bench import Bench, speckled, wake
 from worker.engines.base import JobWatch
 from worker.engines.null import NullEngine
 from worker.images.values import Inputs, RenderedImage
-from worker.records.concurrency_slots import RedisConcurrencySlots
 
 TASK = ProviderTask(id="task", polling_url="https://api.bfl.ai/v1/get_result?id=task", cost=3.0)
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
@@ -239,61 +235,3 @@ def records(redis_url: str) -> Iterator[Records]:
     records = Records(redis_url)
     yield records
     records.store.client.close()
-
-
-@pytest.fixture
-def slots(records: Records) -> ConcurrencySlots:
-    return ConcurrencySlots(records.prefix, Backend.FLUX_API, 2)
-
-
-def test_the_number_of_slots_is_limited(records: Records, slots: ConcurrencySlots) -> None:
-    assert [records.run(slots.acquire(name)) for name in ("a", "b", "c", "a")] == [True, True, False, True]
-
-    records.run(slots.release("a"))
-
-    assert records.run(slots.acquire("c"))
-
-
-def test_a_slot_that_is_not_renewed_expires(
-    records: Records, slots: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 2_000)
-    records.run(slots.acquire("a"))
-    records.run(slots.acquire("b"))
-    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 600_000)
-    records.run(slots.renew(["b"]))
-
-    wait_until(lambda: records.run(slots.acquire("c")))
-    assert not records.run(slots.acquire("d"))
-
-
-def test_a_released_slot_is_not_renewed(records: Records, slots: ConcurrencySlots) -> None:
-    records.run(slots.acquire("a"))
-    records.run(slots.release("a"))
-
-    records.run(slots.renew(["a"]))
-
-    assert [records.run(slots.acquire(name)) for name in ("b", "c")] == [True, True]
-
-
-def test_waiting_for_a_slot_can_be_stopped(redis_url: str, records: Records, slots: ConcurrencySlots) -> None:
-    for name in ("a", "b"):
-        records.run(slots.acquire(name))
-    waiting = RedisConcurrencySlots(Store(connect(redis_url)), slots)
-
-    def stop() -> None:
-        raise InterruptedError
-
-    with pytest.raises(InterruptedError), waiting.held(stop):
-        raise AssertionError
-
-
-def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Records, slots: ConcurrencySlots) -> None:
-    for name in ("a", "b"):
-        records.run(slots.acquire(name))
-    waiting = RedisConcurrencySlots(Store(connect(redis_url)), slots)
-
-    with waiting.held(lambda: records.run(slots.release("a"))):
-        assert not records.run(slots.acquire("c"))
-
-    assert records.run(slots.acquire("c"))

@@ -66,7 +66,7 @@ class Fallback:
 
 
 @dataclass
-class MemoryBudget:
+class FittingSizes:
     """Learns from past jobs which image sizes and batches fit into memory."""
 
     model: Capabilities
@@ -115,7 +115,7 @@ class OutOfMemoryFallbacks:
     """
 
     request: GenerationRequest
-    budget: MemoryBudget
+    fitting_sizes: FittingSizes
     watch: JobWatch
     release: Callable[[], None] = lambda: None
     """Frees what is kept to be faster, before any fallback."""
@@ -127,7 +127,7 @@ class OutOfMemoryFallbacks:
 
     def __exit__(self, kind: type[BaseException] | None, _: BaseException | None, __: TracebackType | None) -> None:
         if kind is None:
-            self.budget.record_success(self.request)
+            self.fitting_sizes.record_success(self.request)
         try:
             self._exits.close()
         except Exception:
@@ -150,7 +150,7 @@ class OutOfMemoryFallbacks:
             free_memory()
             if fallback is not None:
                 self._enable(fallback)
-        raise self.budget.record_failure(self.request)
+        raise self.fitting_sizes.record_failure(self.request)
 
     def _require_out_of_memory(self, error: RuntimeError | MemoryError) -> None:
         """Raises all other errors again."""

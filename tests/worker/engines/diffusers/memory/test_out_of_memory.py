@@ -13,7 +13,7 @@ import torch
 from shared.errors import OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.recording_watch import RecordingWatch
-from worker.engines.diffusers.memory.out_of_memory import Fallback, MemoryBudget, OutOfMemoryFallbacks
+from worker.engines.diffusers.memory.out_of_memory import Fallback, FittingSizes, OutOfMemoryFallbacks
 from worker.engines.null import NullEngine
 
 MODEL = NullEngine.capabilities.model_copy(update={"width": 512, "height": 512, "multiple_of": 8, "min_side": 64})
@@ -46,16 +46,16 @@ class Making:
 
 
 def run_with_fallbacks(
-    making: Making, *fallbacks: Fallback, budget: MemoryBudget | None = None
+    making: Making, *fallbacks: Fallback, sizes: FittingSizes | None = None
 ) -> tuple[str, RecordingWatch]:
     watch = RecordingWatch()
-    with OutOfMemoryFallbacks(request(), budget or MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+    with OutOfMemoryFallbacks(request(), sizes or FittingSizes(MODEL, suggest_cloud=False), watch) as memory:
         return memory.run(making, *fallbacks), watch
 
 
-def refusal(budget: MemoryBudget, request: GenerationRequest) -> str:
+def refusal(sizes: FittingSizes, request: GenerationRequest) -> str:
     _, making = failing(9)
-    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, budget, RecordingWatch()) as memory:
+    with pytest.raises(OutOfMemory) as caught, OutOfMemoryFallbacks(request, sizes, RecordingWatch()) as memory:
         memory.run(making)
     return caught.value.detail
 
@@ -80,7 +80,7 @@ def test_an_enabled_fallback_is_not_enabled_again() -> None:
     calls, making = failing(2)
     watch = RecordingWatch()
 
-    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), watch) as memory:
+    with OutOfMemoryFallbacks(request(), FittingSizes(MODEL, suggest_cloud=False), watch) as memory:
         memory.run(failing(1)[1], SMALLER_BATCH)
         with pytest.raises(OutOfMemory):
             memory.run(making, SMALLER_BATCH)
@@ -110,7 +110,7 @@ def test_torchs_own_error_on_this_machine_is_recognised() -> None:
 
     with (
         pytest.raises(OutOfMemory),
-        OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory,
+        OutOfMemoryFallbacks(request(), FittingSizes(MODEL, suggest_cloud=False), RecordingWatch()) as memory,
     ):
         memory.run(too_much)
 
@@ -153,9 +153,9 @@ def test_a_model_that_cannot_be_restored_restarts_the_process_but_keeps_the_imag
 @pytest.mark.parametrize("error", [MemoryError(), torch.AcceleratorError("CUDA error: an illegal memory access")])
 def test_a_damaged_process_is_restarted(error: BaseException) -> None:
     watch = RecordingWatch()
-    budget = MemoryBudget(MODEL, suggest_cloud=False)
+    sizes = FittingSizes(MODEL, suggest_cloud=False)
 
-    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(request(), budget, watch) as memory:
+    with pytest.raises((OutOfMemory, torch.AcceleratorError)), OutOfMemoryFallbacks(request(), sizes, watch) as memory:
         memory.run(failing(1, error)[1])
 
     assert len(watch.restart_reasons) == 1
@@ -166,29 +166,29 @@ def test_a_device_that_was_only_full_needs_no_restart() -> None:
 
 
 def test_without_a_success_the_error_suggests_the_default_size() -> None:
-    assert refusal(MemoryBudget(MODEL, suggest_cloud=False), request(2048, 1024)) == (
+    assert refusal(FittingSizes(MODEL, suggest_cloud=False), request(2048, 1024)) == (
         "The device has too little memory for 2048x1024 pixels; 720x360 should fit."
     )
 
 
 def test_the_error_suggests_the_largest_success_in_the_requested_shape() -> None:
-    budget = MemoryBudget(MODEL, suggest_cloud=False)
-    with OutOfMemoryFallbacks(request(1024, 768), budget, RecordingWatch()):
+    sizes = FittingSizes(MODEL, suggest_cloud=False)
+    with OutOfMemoryFallbacks(request(1024, 768), sizes, RecordingWatch()):
         pass
 
-    assert "1252x624" not in refusal(budget, request(2048, 1024))
-    assert "1248x624 should fit" in refusal(budget, request(2048, 1024))
+    assert "1252x624" not in refusal(sizes, request(2048, 1024))
+    assert "1248x624 should fit" in refusal(sizes, request(2048, 1024))
 
 
 def test_the_error_never_suggests_a_size_that_failed() -> None:
-    budget = MemoryBudget(MODEL, suggest_cloud=False)
-    refusal(budget, request(512, 512))
+    sizes = FittingSizes(MODEL, suggest_cloud=False)
+    refusal(sizes, request(512, 512))
 
-    assert "256x256 should fit" in refusal(budget, request(1024, 1024))
+    assert "256x256 should fit" in refusal(sizes, request(1024, 1024))
 
 
 def test_the_error_suggests_the_cloud_if_there_is_one() -> None:
-    assert refusal(MemoryBudget(MODEL, suggest_cloud=True), request()).endswith(
+    assert refusal(FittingSizes(MODEL, suggest_cloud=True), request()).endswith(
         "512x512 should fit, and the backend flux-api makes 1024x1024."
     )
 
@@ -208,7 +208,7 @@ def test_a_failed_attempt_releases_its_memory_before_the_next() -> None:
             held.append(weakref.ref(tensor))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    with OutOfMemoryFallbacks(request(), MemoryBudget(MODEL, suggest_cloud=False), RecordingWatch()) as memory:
+    with OutOfMemoryFallbacks(request(), FittingSizes(MODEL, suggest_cloud=False), RecordingWatch()) as memory:
         memory.run(make, TILES)
 
     assert alive == [False]
