@@ -46,7 +46,7 @@ def sent(studio: Studio, act: Callable[[], object]) -> dict[str, Any]:
 def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -> None:
     studio = open_studio(null.api, "/health/live")
     held: list[Route] = []
-    studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ steps: 3 }))")
+    studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ num_inference_steps: 3 }))")
     studio.page.route("**/api/models", lambda route: held.append(route))
     studio.open()
     expect(studio.prompt).to_be_focused()
@@ -157,16 +157,34 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
     studio.prompt.press("ControlOrMeta+Enter")
 
     expect(studio.page.get_by_role("alert")).to_have_text("Say what the image should show.")
+    expect(studio.prompt).to_have_accessible_description("Say what the image should show.")
 
 
-def test_every_wrong_field_is_named(null: Stack, open_studio: Open) -> None:
+def test_every_error_is_shown_at_its_field_until_that_is_changed(null: Stack, open_studio: Open) -> None:
     studio = open_studio(null.api, allowed=("422",))
+    page = studio.page
+    width, height, steps = (page.get_by_label(label, exact=True) for label in ("Width", "Height", "Steps as a number"))
     studio.set("Width", "99999")
-    studio.set("Height", "1")
+    studio.set("Steps as a number", "9999")
+    page.get_by_text("More settings").click()
+    page.route("**/api/jobs", lambda route: route.continue_(post_data={**route.request.post_data_json, "webhook_url": 1}))
 
     studio.generate(PROMPT)
 
-    expect(studio.page.get_by_role("alert")).to_have_text(re.compile("^width .*height"))
+    expect(width).to_have_accessible_description("may be at most 8192")
+    expect(width).to_be_focused()
+    expect(steps).to_have_accessible_description("may be at most 150")
+    # What the form has no field for.
+    expect(page.locator(".create-bar").get_by_role("alert")).to_have_text("webhook_url: must be text.")
+    width.fill("64")
+    width.blur()
+    expect(width).not_to_have_attribute("aria-invalid", "true")
+    page.unroute("**/api/jobs")
+    page.get_by_role("button", name="Generate").click()
+    # Also where it was out of sight.
+    expect(steps).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_text("may be at most 150")
+    expect(height).not_to_have_attribute("aria-invalid", "true")
 
 
 def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:
