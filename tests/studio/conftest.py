@@ -76,8 +76,8 @@ class Studio:
         field.fill(value)
         field.blur()
 
-    def prolong_undo(self) -> None:
-        """To ten minutes, for a busy machine."""
+    def prolong_notices(self) -> None:
+        """To ten minutes, for a busy machine. Until then, deleted jobs can be restored."""
         self.page.evaluate(
             "() => { const set = setTimeout; window.setTimeout = (run, ms) => set(run, ms === 6000 ? 600_000 : ms); }"
         )

@@ -106,7 +106,7 @@ def test_a_failed_job_between_two_images_is_not_compared(stack: Stack, open_stud
 
 def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
     page, said = studio.page, studio.page.get_by_role("status")
-    studio.prolong_undo()
+    studio.prolong_notices()
     page.keyboard.press("Delete")
     expect(viewed(studio, "older")).to_be_visible()
     expect(said).to_have_text("1 image deleted")
