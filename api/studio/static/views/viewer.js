@@ -20,10 +20,12 @@ function neighbours(id, index) {
     const images = byId.get(other)?.images ?? [];
     return images.length ? images.map((image) => ({ id: other, index: image.index })) : [{ id: other, index: 0 }];
   });
-  const at = places.findIndex((place) => place.id === id && place.index === index);
+  // A job that is not in the list, such as a cancelled one, has neighbours there, too.
+  const at = places.findIndex((place) => place.id < id || (place.id === id && place.index === index));
   if (at > places.length - 5) loadMore();
-  const other = places.slice(at + 1).find((place) => byId.get(place.id)?.images.length);
-  return at < 0 ? {} : { previous: places[at - 1], next: places[at + 1], other };
+  const after = places.slice(places[at]?.id === id ? at + 1 : at);
+  const other = after.find((place) => byId.get(place.id)?.images.length);
+  return at < 0 ? {} : { previous: places[at - 1], next: after[0], other };
 }
 
 export function Viewer({ id, index, onMove, onClose }) {
