@@ -167,7 +167,9 @@ def test_every_error_is_shown_at_its_field_until_that_is_changed(null: Stack, op
     studio.set("Width", "99999")
     studio.set("Steps as a number", "9999")
     page.get_by_text("More settings").click()
-    page.route("**/api/jobs", lambda route: route.continue_(post_data={**route.request.post_data_json, "webhook_url": 1}))
+    page.route(
+        "**/api/jobs", lambda route: route.continue_(post_data={**route.request.post_data_json, "webhook_url": 1})
+    )
 
     studio.generate(PROMPT)
 
