@@ -90,6 +90,10 @@ def test_sides_are_swapped_and_the_native_shape_is_marked(studio: Studio) -> Non
     assert (body["width"], body["height"]) == (64, 48)
     studio.page.get_by_role("button", name="Reset size to the default").click()
     assert "width" not in sent(studio, lambda: studio.generate(PROMPT))
+    # An empty field stands for the default, too.
+    for value in ("48", ""):
+        studio.set("Width", value)
+    expect(studio.page.get_by_label("Width", exact=True)).to_have_value("64")
 
 
 def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:

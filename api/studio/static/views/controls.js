@@ -11,6 +11,9 @@ export function control(field, hint = "") {
   return { id: field, "aria-invalid": isInvalid || undefined, "aria-describedby": `${isInvalid ? `${field}-error` : ""} ${hint}`.trim() || undefined };
 }
 
+// What a field for a number does when it changes. An empty one stands for the default.
+export const setNumber = (field) => ({ target }) => form.set({ [field]: target.value === "" ? null : Number(target.value) });
+
 export function FieldError({ field }) {
   const error = errorOf(field);
   return error !== undefined && html`<p id=${`${field}-error`} class="field-error" role="alert">${error}</p>`;
@@ -28,15 +31,11 @@ export function Field({ field, label, beside, className = "", children }) {
 // A slider and a number for one value.
 export function Range({ name, label, hint, range, value }) {
   const shown = value ?? range.default;
-  const set = (event) => {
-    const number = Number(event.target.value);
-    if (event.target.value !== "" && !Number.isNaN(number)) form.set({ [name]: number });
-  };
   const common = { min: range.min, max: range.max, step: range.step, value: shown };
   const beside = html`${value !== null && html`<${IconButton} icon="reset" label=${`Reset ${label} to the default`} onClick=${() => form.set({ [name]: null })} />`}
-    <input ...${control(name)} id=${`${name}-number`} type="number" aria-label=${`${label} as a number`} ...${common} onChange=${set} />`;
+    <input ...${control(name)} id=${`${name}-number`} type="number" aria-label=${`${label} as a number`} ...${common} onChange=${setNumber(name)} />`;
   return html`<${Field} field=${name} label=${label} beside=${beside}>
-    <input id=${name} type="range" ...${common} onInput=${set} title=${hint} />
+    <input id=${name} type="range" ...${common} onInput=${setNumber(name)} title=${hint} />
   <//>`;
 }
 

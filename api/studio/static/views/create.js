@@ -6,7 +6,7 @@ import { submit } from "../state/jobs.js";
 import { findModel, models, whenKnown } from "../state/models.js";
 import { announce } from "../state/notices.js";
 import { useStore } from "../state/store.js";
-import { Choice, control, Field, Loras, Range } from "./controls.js";
+import { Choice, control, Field, Loras, Range, setNumber } from "./controls.js";
 import { IconButton } from "./icons.js";
 import { Inputs } from "./inputs.js";
 import { ModelPicker, Price } from "./model-picker.js";
@@ -71,8 +71,7 @@ function focusError() {
 
 // On a phone the current job is above the form.
 function showStage() {
-  const stage = document.querySelector(".stage");
-  if (stage.getBoundingClientRect().bottom < innerHeight / 2) scrollTo({ top: 0, behavior: "smooth" });
+  if (document.querySelector(".stage").getBoundingClientRect().top < 0) scrollTo(0, 0);
 }
 
 function Prompt({ value }) {
@@ -98,7 +97,6 @@ function Prompt({ value }) {
 
 function Settings({ state, controls }) {
   const setCount = ({ target }) => form.set({ num_images: Math.max(1, Math.round(Number(target.value))) });
-  const setSeed = ({ target }) => form.set({ seed: target.value === "" ? null : Number(target.value) });
   return html`<div class="settings">
     ${controls.negative_prompt && html`<${Field} field="negative_prompt" label="Negative prompt">
       <textarea ...${control("negative_prompt")} rows="1" placeholder="What it should not show" value=${state.negative_prompt} onInput=${(event) => form.set({ negative_prompt: event.target.value })} />
@@ -110,7 +108,7 @@ function Settings({ state, controls }) {
       <//>
       <${Field} field="seed" label="Seed">
         <div class="with-button">
-          <input ...${control("seed")} type="number" min="0" max=${MAX_SEED} value=${state.seed ?? ""} placeholder="random" onChange=${setSeed} />
+          <input ...${control("seed")} type="number" min="0" max=${MAX_SEED} value=${state.seed ?? ""} placeholder="random" onChange=${setNumber("seed")} />
           <${IconButton} icon="dice" label="Random seed" isPressed=${state.seed === null} onClick=${() => form.set({ seed: null })} />
         </div>
       <//>
