@@ -17,7 +17,7 @@ from tests.stack import Api
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 #: For a busy machine; everything is awaited, nothing is slept.
 TIMEOUT_MS = 60_000
-DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 360, "height": 740}
+DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 320, "height": 700}
 expect.set_options(timeout=TIMEOUT_MS)
 
 

@@ -95,10 +95,10 @@ def violations(studio: Studio, rules: str = RULES) -> list[str]:
     return [f"{rule['id']}: {node['html'][:200]} {node['failureSummary']}" for rule in found for node in rule["nodes"]]
 
 
-#: What reaches beyond the right edge.
-CUT_OFF = """() => [...document.querySelectorAll("dialog[open], dialog[open] *, main *")]
+#: What reaches beyond an edge.
+CUT_OFF = """() => [...document.querySelectorAll("dialog[open], dialog[open] *, main *, .top *")]
   .filter((one) => one.checkVisibility() && !one.closest(".visually-hidden, .add-input input"))
-  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1)
+  .filter((one) => one.getBoundingClientRect().right > innerWidth + 1 || one.getBoundingClientRect().left < -1)
   .map((one) => one.outerHTML.slice(0, 120))"""
 
 
@@ -146,6 +146,10 @@ def test_generate_is_in_reach_and_the_image_in_sight_on_a_phone(stack: Stack, op
 
     expect(studio.made("an image on a phone")).to_be_in_viewport(ratio=0.8)
     expect(button).to_be_in_viewport(ratio=1)
+    studio.page.mouse.wheel(0, 250)
+    studio.page.wait_for_function("() => scrollY === 250")
+    studio.generate("again")
+    expect(studio.made("again")).to_be_in_viewport(ratio=0.8)
 
 
 #: The focused element, or "" if some of it is in sight.
