@@ -67,6 +67,9 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     expect(studio.gallery.get_by_role("button", name=re.compile("^the (first|second)"))).to_have_count(0)
     page.get_by_role("combobox", name="State").select_option("Cancelled")
     expect(cancelled).to_have_count(2)
+    prompt = cancelled.first.get_by_text("the second").bounding_box()
+    assert prompt is not None
+    assert prompt["width"] > 50
     with page.expect_response(re.compile(r"/api/jobs\?limit")):
         page.get_by_role("combobox", name="State").select_option("All but cancelled")
     expect(cancelled).to_have_count(0)
