@@ -164,7 +164,7 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
     expect(studio.prompt).to_have_accessible_description("Say what the image should show.")
 
 
-def test_every_error_is_shown_at_its_field_until_that_is_changed(null: Stack, open_studio: Open) -> None:
+def test_every_error_is_shown_at_its_field_until_that_or_the_model_is_changed(null: Stack, open_studio: Open) -> None:
     studio = open_studio(null.api, allowed=("422",))
     page = studio.page
     width, height, steps = (page.get_by_label(label, exact=True) for label in ("Width", "Height", "Steps as a number"))
@@ -191,6 +191,10 @@ def test_every_error_is_shown_at_its_field_until_that_is_changed(null: Stack, op
     expect(steps).to_be_focused()
     expect(page.get_by_role("alert")).to_have_text("may be at most 150")
     expect(height).not_to_have_attribute("aria-invalid", "true")
+    with page.expect_response("**/api/models/null/red"):
+        page.get_by_role("combobox", name="Model", exact=True).select_option("null/red")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(steps).to_be_visible()
 
 
 def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:

@@ -18,6 +18,9 @@ export function Create() {
   const { list } = useStore(models);
   const [status, setStatus] = useState({ isBusy: false, problem: "" });
   const model = findModel(state.model);
+  // Those of the last model stay until those of this one are known, and with them what is open.
+  const controls = useRef(null);
+  if (models.get().controls[model?.name] !== null) controls.current = model?.controls;
   const isReadOnly = rights?.may_write === false;
   const generate = async (event) => {
     event?.preventDefault();
@@ -36,12 +39,12 @@ export function Create() {
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />
-      ${model?.controls && html`<${Settings} state=${state} controls=${model.controls} />`}
+      ${controls.current && html`<${Settings} state=${state} controls=${controls.current} />`}
     </div>
     <div class="create-bar">
       ${status.problem && html`<p class="problem" role="alert">${status.problem}</p>`}
       ${isReadOnly && html`<p class="hint">This key is read-only: it cannot make images.</p>`}
-      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${countOf(state, model.controls)} />`}
+      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${countOf(state, controls.current)} />`}
       <button type="submit" class="primary generate" disabled=${isReadOnly || (list && !model)}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
     </div>
   </form>`;
