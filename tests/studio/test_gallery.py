@@ -116,11 +116,14 @@ def test_a_deleted_image_can_be_restored_with_its_star(full: Stack, studio: Stud
     with studio.page.expect_response(re.compile("/pin$")):
         studio.page.keyboard.press("Delete")
     expect(studio.tile("a mistake")).to_have_count(0)
+    focused = studio.page.locator(":focus").get_attribute("aria-label")
 
     with studio.page.expect_response(re.compile("/pin$")):
         studio.page.get_by_role("button", name="Undo").click()
 
     expect(studio.tile("a mistake")).to_be_visible()
+    assert focused
+    expect(studio.page.locator(":focus")).to_have_attribute("aria-label", focused)
     assert full.api.get(job["links"]["self"]).json()["pinned"]
     assert full.api.get(job["links"]["self"]).status_code == 200
 

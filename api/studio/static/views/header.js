@@ -9,27 +9,20 @@ import { Icon, IconButton } from "./icons.js";
 export function Header({ place, onHelp }) {
   const { isOnline } = useStore(connection);
   const rights = useStore(session, (state) => state.rights);
-  const open = useStore(jobs, describeOpen);
+  const open = useStore(jobs, (state) => openOfTab(state).length);
+  const running = useStore(jobs, (state) => openOfTab(state).filter((id) => state.byId.get(id).state === "running").length);
   const link = (hash, label) => html`<a href=${hash} aria-current=${place === hash ? "page" : undefined}>${label}</a>`;
   return html`<header class="top">
     <a class="brand" href="#/"><img src=${`${FILES}icon.svg`} alt="" width="24" height="24" /> imagegen</a>
     <nav aria-label="Pages">${link("#/", "Studio")} ${place === "#/" && html`<a class="on-phones" href="#gallery">Gallery</a>`} ${link("#/service", "Service")}</nav>
     <span class="top-state">
       ${!isOnline && html`<span class="offline"><span class="dot broken"></span> The service does not answer; trying again…</span>`}
-      ${isOnline && open && html`<span class="hint">Jobs: ${open}</span>`}
+      ${isOnline && open > 0 && html`<span class="hint">Jobs: ${running} running${open > running ? `, ${open - running} waiting` : ""}</span>`}
     </span>
     ${rights?.required && html`<button type="button" class="plain who" onClick=${logOut} title="Log out"><${Icon} name="leave" /> <span>${rights.name}${rights.may_write ? "" : " (read-only)"}, log out</span></button>`}
     <${IconButton} icon="moon" label="Light or dark" onClick=${toggleTheme} />
     <${IconButton} icon="help" label="Keys" onClick=${onHelp} />
   </header>`;
-}
-
-// Those of this tab.
-function describeOpen(state) {
-  const open = openOfTab(state);
-  const running = open.filter((id) => state.byId.get(id).state === "running").length;
-  const waiting = open.length - running;
-  return [running && `${running} running`, waiting && `${waiting} waiting`].filter(Boolean).join(", ");
 }
 
 const THEME = "theme";
