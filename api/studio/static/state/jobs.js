@@ -62,8 +62,8 @@ function matches(job, { q, model, state, pinned }) {
   return isFound && (!state || job.state === state) && (!pinned || job.pinned) && hasPlace(job, state);
 }
 
-// Cancelled jobs have nothing to show. Only who asks for them sees them.
-const hasPlace = (job, stateAskedFor) => job.state !== "cancelled" || stateAskedFor === "cancelled";
+// Cancelled jobs have nothing to show, so only a filter for them lists them.
+const hasPlace = (job, wantedState) => job.state !== "cancelled" || wantedState === "cancelled";
 
 // Take over a page of the service's list. Returns the ids of the jobs that the gallery shows.
 function take(page, { state }) {
