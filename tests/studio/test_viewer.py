@@ -119,6 +119,17 @@ def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
     expect(viewed(studio, "newer")).to_be_visible()
 
 
+def test_the_next_job_is_shown_when_one_with_several_images_is_deleted(stack: Stack, open_studio: Open) -> None:
+    generated(stack.api, prompt="a pair", num_images=2)
+    studio = open_studio(stack.api)
+    studio.tile("a pair").click()
+
+    studio.page.get_by_role("button", name="Delete all 2 images").click()
+
+    # Leaving the page completes the deletion.
+    expect(viewed(studio, "newer")).to_be_visible()
+
+
 def test_closing_the_viewer_leaves_nothing_to_go_back_through(stack: Stack, open_studio: Open) -> None:
     studio = open_studio(stack.api, "/health/live").open()
     for prompt in ("newer", "older"):
