@@ -98,6 +98,7 @@ def test_a_recipe_of_automatic1111_is_read_and_used(studio: Studio) -> None:
 @pytest.mark.parametrize("padding", [0, 500])
 def test_a_recipe_of_comfyui_is_read(studio: Studio, padding: int) -> None:
     """Also compressed, which is how long texts are stored."""
+    studio.page.get_by_role("searchbox").focus()
     dialog = drop(studio, png(workflow="{}", prompt=json.dumps(GRAPH) + " " * padding), "foreign.png")
 
     expect(dialog.get_by_text("Made with ComfyUI")).to_be_visible()
