@@ -17,7 +17,7 @@ from tests.stack import Api
 NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 #: For a busy machine; everything is awaited, nothing is slept.
 TIMEOUT_MS = 60_000
-DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 360, "height": 740}
+DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 320, "height": 700}
 expect.set_options(timeout=TIMEOUT_MS)
 
 
@@ -76,8 +76,8 @@ class Studio:
         field.fill(value)
         field.blur()
 
-    def prolong_undo(self) -> None:
-        """To ten minutes, for a busy machine."""
+    def prolong_notices(self) -> None:
+        """To ten minutes, for a busy machine. Until then, deleted jobs can be restored."""
         self.page.evaluate(
             "() => { const set = setTimeout; window.setTimeout = (run, ms) => set(run, ms === 6000 ? 600_000 : ms); }"
         )

@@ -46,7 +46,7 @@ def sent(studio: Studio, act: Callable[[], object]) -> dict[str, Any]:
 def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -> None:
     studio = open_studio(null.api, "/health/live")
     held: list[Route] = []
-    studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ steps: 3 }))")
+    studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ num_inference_steps: 3 }))")
     studio.page.route("**/api/models", lambda route: held.append(route))
     studio.open()
     expect(studio.prompt).to_be_focused()
@@ -90,6 +90,10 @@ def test_sides_are_swapped_and_the_native_shape_is_marked(studio: Studio) -> Non
     assert (body["width"], body["height"]) == (64, 48)
     studio.page.get_by_role("button", name="Reset size to the default").click()
     assert "width" not in sent(studio, lambda: studio.generate(PROMPT))
+    # An empty field stands for the default, too.
+    for value in ("48", ""):
+        studio.set("Width", value)
+    expect(studio.page.get_by_label("Width", exact=True)).to_have_value("64")
 
 
 def test_loras_have_strengths(null: Stack, open_studio: Open) -> None:
@@ -157,16 +161,40 @@ def test_nothing_to_show_is_said_in_words(studio: Studio) -> None:
     studio.prompt.press("ControlOrMeta+Enter")
 
     expect(studio.page.get_by_role("alert")).to_have_text("Say what the image should show.")
+    expect(studio.prompt).to_have_accessible_description("Say what the image should show.")
 
 
-def test_every_wrong_field_is_named(null: Stack, open_studio: Open) -> None:
+def test_every_error_is_shown_at_its_field_until_that_or_the_model_is_changed(null: Stack, open_studio: Open) -> None:
     studio = open_studio(null.api, allowed=("422",))
+    page = studio.page
+    width, height, steps = (page.get_by_label(label, exact=True) for label in ("Width", "Height", "Steps as a number"))
     studio.set("Width", "99999")
-    studio.set("Height", "1")
+    studio.set("Steps as a number", "9999")
+    page.get_by_text("More settings").click()
+    page.route(
+        "**/api/jobs", lambda route: route.continue_(post_data={**route.request.post_data_json, "webhook_url": 1})
+    )
 
     studio.generate(PROMPT)
 
-    expect(studio.page.get_by_role("alert")).to_have_text(re.compile("^width .*height"))
+    expect(width).to_have_accessible_description("may be at most 8192")
+    expect(width).to_be_focused()
+    expect(steps).to_have_accessible_description("may be at most 150")
+    # What the form has no field for.
+    expect(page.locator(".create-bar").get_by_role("alert")).to_have_text("webhook_url: must be text.")
+    width.fill("64")
+    width.blur()
+    expect(width).not_to_have_attribute("aria-invalid", "true")
+    page.unroute("**/api/jobs")
+    page.get_by_role("button", name="Generate").click()
+    # Also where it was out of sight.
+    expect(steps).to_be_focused()
+    expect(page.get_by_role("alert")).to_have_text("may be at most 150")
+    expect(height).not_to_have_attribute("aria-invalid", "true")
+    with page.expect_response("**/api/models/null/red"):
+        page.get_by_role("combobox", name="Model", exact=True).select_option("null/red")
+    expect(page.get_by_role("alert")).to_have_count(0)
+    expect(steps).to_be_visible()
 
 
 def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:

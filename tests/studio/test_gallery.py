@@ -108,7 +108,7 @@ def test_stars_are_kept_and_can_be_filtered(full: Stack, studio: Studio) -> None
 
 def test_a_deleted_image_can_be_restored_with_its_star(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "a mistake")
-    studio.prolong_undo()
+    studio.prolong_notices()
     studio.tile("a mistake").focus()
     with studio.page.expect_response(re.compile("/pin$")):
         # Also with Caps Lock.
@@ -116,11 +116,14 @@ def test_a_deleted_image_can_be_restored_with_its_star(full: Stack, studio: Stud
     with studio.page.expect_response(re.compile("/pin$")):
         studio.page.keyboard.press("Delete")
     expect(studio.tile("a mistake")).to_have_count(0)
+    focused = studio.page.locator(":focus").get_attribute("aria-label")
 
     with studio.page.expect_response(re.compile("/pin$")):
         studio.page.get_by_role("button", name="Undo").click()
 
     expect(studio.tile("a mistake")).to_be_visible()
+    assert focused
+    expect(studio.page.locator(":focus")).to_have_attribute("aria-label", focused)
     assert full.api.get(job["links"]["self"]).json()["pinned"]
     assert full.api.get(job["links"]["self"]).status_code == 200
 
@@ -145,7 +148,7 @@ def test_one_image_after_the_other_is_deleted_with_the_keyboard(full: Stack, stu
 
 def test_leaving_the_page_completes_a_deletion_even_of_a_starred_image(full: Stack, studio: Studio) -> None:
     (job,) = made(full, "an image to delete")
-    studio.prolong_undo()
+    studio.prolong_notices()
     studio.tile("an image to delete").focus()
     with studio.page.expect_response(re.compile("/pin$")):
         studio.page.keyboard.press("s")

@@ -57,6 +57,8 @@ def test_a_dropped_file_that_is_no_image_is_refused_in_words(studio: Studio) -> 
     assert not studio.prompt.evaluate(DROP, ["a cat", "text/plain"])
 
     expect(studio.page.get_by_role("status")).to_have_text("Only images can be dropped here.")
+    studio.page.get_by_role("group", name=re.compile("Input image")).evaluate(DROP, ["GIF89a", "image/gif"])
+    expect(studio.page.get_by_role("status")).to_have_text("dropped is not a PNG, JPEG or WebP image.")
 
 
 def test_files_dropped_on_the_inputs_become_inputs(studio: Studio) -> None:

@@ -98,6 +98,7 @@ def test_a_recipe_of_automatic1111_is_read_and_used(studio: Studio) -> None:
 @pytest.mark.parametrize("padding", [0, 500])
 def test_a_recipe_of_comfyui_is_read(studio: Studio, padding: int) -> None:
     """Also compressed, which is how long texts are stored."""
+    studio.page.get_by_role("searchbox").focus()
     dialog = drop(studio, png(workflow="{}", prompt=json.dumps(GRAPH) + " " * padding), "foreign.png")
 
     expect(dialog.get_by_text("Made with ComfyUI")).to_be_visible()
@@ -105,6 +106,7 @@ def test_a_recipe_of_comfyui_is_read(studio: Studio, padding: int) -> None:
         expect(dialog.get_by_role("definition").get_by_text(text, exact=True)).to_be_visible()
     dialog.get_by_role("button", name="Only the prompt").click()
     expect(studio.prompt).to_have_value("a lighthouse")
+    expect(studio.prompt).to_be_focused()
 
 
 def test_a_seed_that_is_too_large_for_the_service_is_left_out_in_words(studio: Studio) -> None:

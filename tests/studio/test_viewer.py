@@ -106,7 +106,7 @@ def test_a_failed_job_between_two_images_is_not_compared(stack: Stack, open_stud
 
 def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
     page, said = studio.page, studio.page.get_by_role("status")
-    studio.prolong_undo()
+    studio.prolong_notices()
     page.keyboard.press("Delete")
     expect(viewed(studio, "older")).to_be_visible()
     expect(said).to_have_text("1 image deleted")
@@ -116,6 +116,17 @@ def test_a_job_deleted_in_the_viewer_is_restored_there(studio: Studio) -> None:
     expect(said).to_have_text("Restored")
     expect(page.get_by_role("dialog", name="Image")).to_be_focused()
     page.keyboard.press("ArrowLeft")
+    expect(viewed(studio, "newer")).to_be_visible()
+
+
+def test_the_next_job_is_shown_when_one_with_several_images_is_deleted(stack: Stack, open_studio: Open) -> None:
+    generated(stack.api, prompt="a pair", num_images=2)
+    studio = open_studio(stack.api)
+    studio.tile("a pair").click()
+
+    studio.page.get_by_role("button", name="Delete all 2 images").click()
+
+    # Leaving the page completes the deletion.
     expect(viewed(studio, "newer")).to_be_visible()
 
 
@@ -210,7 +221,7 @@ def test_an_image_beside_a_withheld_one_has_its_place_among_the_others(stack: St
     stack.api.delete(f"{job['links']['self']}?purge=true")
 
 
-def test_an_image_that_is_not_in_the_list_has_no_neighbours(studio: Studio) -> None:
+def test_an_image_that_is_not_in_the_list_has_neighbours_there(studio: Studio) -> None:
     studio.page.keyboard.press("Escape")
     studio.page.get_by_role("searchbox").fill("older")
     expect(studio.tiles()).to_have_count(1)
@@ -218,9 +229,9 @@ def test_an_image_that_is_not_in_the_list_has_no_neighbours(studio: Studio) -> N
     studio.page.go_forward()
 
     expect(viewed(studio, "newer")).to_be_visible()
+    expect(studio.page.get_by_role("button", name="Previous image", exact=True)).to_have_count(0)
     studio.page.keyboard.press("ArrowRight")
-    expect(studio.page.get_by_role("button", name="Next image", exact=True)).to_have_count(0)
-    expect(viewed(studio, "newer")).to_be_visible()
+    expect(viewed(studio, "older")).to_be_visible()
 
 
 def test_a_finger_turns_to_the_next_image_and_scrolls_to_its_data(stack: Stack, open_studio: Open) -> None:

@@ -51,7 +51,7 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     expect(waiting).to_have_js_property("position", -1)
     others = studio.stage.get_by_role("list", name="Other jobs of this tab")
     expect(page).to_have_title(re.compile("% · imagegen"))
-    expect(page.get_by_text("2 jobs running")).to_be_visible()
+    expect(page.get_by_text("Jobs: 1 running, 1 waiting")).to_be_visible()
     # Nothing below moves when another job begins or ends.
     assert page.get_by_role("searchbox").bounding_box() == below
 
@@ -62,6 +62,17 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
 
     expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
     expect(page).to_have_title("imagegen")
+    # They have nothing to show.
+    cancelled = studio.gallery.get_by_role("button", name=re.compile("^the (first|second) Cancelled"))
+    expect(studio.gallery.get_by_role("button", name=re.compile("^the (first|second)"))).to_have_count(0)
+    page.get_by_role("combobox", name="State").select_option("Cancelled")
+    expect(cancelled).to_have_count(2)
+    prompt = cancelled.first.get_by_text("the second").bounding_box()
+    assert prompt is not None
+    assert prompt["width"] > 50
+    with page.expect_response(re.compile(r"/api/jobs\?limit")):
+        page.get_by_role("combobox", name="State").select_option("All but cancelled")
+    expect(cancelled).to_have_count(0)
 
 
 def test_a_waiting_job_says_how_many_are_ahead_as_they_become_fewer(busy: Stack, studio: Studio) -> None:
@@ -187,6 +198,7 @@ def test_a_reload_goes_on_with_the_job_of_the_tab(studio: Studio) -> None:
 
 
 def test_a_job_of_another_program_is_watched_and_cancelled_in_the_viewer(busy: Stack, studio: Studio) -> None:
+    generated(busy.api, prompt="before that")
     submitted(busy, prompt="of a script", **LONG)
     studio.gallery.get_by_role("button", name=re.compile("of a script")).click()
     viewer = studio.page.get_by_role("dialog", name="Image")
@@ -195,6 +207,8 @@ def test_a_job_of_another_program_is_watched_and_cancelled_in_the_viewer(busy: S
     viewer.get_by_role("button", name="Cancel").click()
 
     expect(viewer.get_by_text("Cancelled", exact=True)).to_be_visible()
+    viewer.get_by_role("button", name="Next image", exact=True).click()
+    expect(viewer.get_by_role("img", name="before that")).to_be_visible()
 
 
 def test_escape_in_the_search_cancels_nothing(studio: Studio) -> None:

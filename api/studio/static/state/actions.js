@@ -9,48 +9,38 @@ import { notify, notifyProblem } from "./notices.js";
 const MOST_AT_ONCE = 100;
 
 // Take over the settings of a job: "all", "prompt" or "seed".
-export async function reuse(job, parts = "all", seed = job.seed) {
-  await reporting(async () => {
-    const { request, missing } = await requestOfJob(job);
-    fillForm({ ...request, seed }, parts);
-    if (parts === "all" && missing.length) notify("Input images are not kept: add them again.");
-    else if (parts === "all") form.set(NO_IMAGES);
-    focusPrompt();
-  });
-}
+export const reuse = reporting(async (job, parts = "all", seed = job.seed) => {
+  const { request, missing } = await requestOfJob(job);
+  fillForm({ ...request, seed }, parts);
+  if (parts === "all" && missing.length) notify("Input images are not kept: add them again.");
+  else if (parts === "all") form.set(NO_IMAGES);
+  focusPrompt();
+});
 
 // The same once more, with another seed.
 export const vary = (job) => repeat(job, ({ seed, ...request }) => request);
 
 export const runAgain = (job) => repeat(job, (request) => request);
 
-async function repeat(job, change) {
-  await reporting(async () => {
-    const { request, missing } = await requestOfJob(job);
-    if (missing.length) {
-      fillForm(change(request));
-      focusPrompt();
-      return notify("Input images are not kept: add them and generate.");
-    }
-    await submit(change(request));
-  });
-}
+const repeat = reporting(async (job, change) => {
+  const { request, missing } = await requestOfJob(job);
+  if (!missing.length) return submit(change(request));
+  fillForm(change(request));
+  focusPrompt();
+  notify("Input images are not kept: add them and generate.");
+});
 
 export const requestOfJob = (job) => sendJson(`/api/jobs/${job.id}/request`);
 
-export async function useAsInput(job, image) {
-  await reporting(async () => {
-    const url = imageUrl(image);
-    const file = await (await send(url.slice(url.indexOf("/api/jobs/")))).blob();
-    await addInput(await readImage(file, job.title.slice(0, 40)));
-  });
-}
+export const useAsInput = reporting(async (job, image) => {
+  const url = imageUrl(image);
+  const file = await (await send(url.slice(url.indexOf("/api/jobs/")))).blob();
+  await addInput(await readImage(file, job.title.slice(0, 40)));
+});
 
-export async function addFiles(files) {
-  await reporting(async () => {
-    for (const file of files) await addInput(await readImage(file, file.name));
-  });
-}
+export const addFiles = reporting(async (files) => {
+  for (const file of files) await addInput(await readImage(file, file.name));
+});
 
 async function addInput(image) {
   const most = (await whenKnown(form.get().model)).controls?.images ?? 0;
@@ -63,27 +53,22 @@ async function addInput(image) {
 
 export const focusPrompt = () => document.getElementById("prompt")?.focus();
 
-async function reporting(work) {
-  try {
-    await work();
-  } catch (error) {
-    notifyProblem(error);
-  }
+// `work`, with a notice where it fails.
+export function reporting(work) {
+  return (...given) => work(...given).catch(notifyProblem);
 }
 
 export function downloadImage(job, image) {
   save(imageUrl(image), `${job.id}-${image.index}.${image.media_type.split("/")[1]}`);
 }
 
-export async function downloadImages(ids) {
+export const downloadImages = reporting(async (ids) => {
   if (ids.length > MOST_AT_ONCE) notify(`The file has the first ${MOST_AT_ONCE} of ${ids.length} jobs.`);
   const query = ids.slice(0, MOST_AT_ONCE).map((id) => `job=${id}`).join("&");
-  await reporting(async () => {
-    const url = URL.createObjectURL(await (await send(`/api/images.zip?${query}`)).blob());
-    save(url, "images.zip");
-    setTimeout(() => URL.revokeObjectURL(url), 60_000);
-  });
-}
+  const url = URL.createObjectURL(await (await send(`/api/images.zip?${query}`)).blob());
+  save(url, "images.zip");
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+});
 
 function save(url, name) {
   const link = document.createElement("a");

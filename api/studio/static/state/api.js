@@ -1,4 +1,4 @@
-// Requests to the service. Every failure is a Problem with a sentence for people.
+// Requests to the service. Every failure is a Problem with a sentence for people, and `errors` {field, detail}.
 import { createStore, keep, recall } from "./store.js";
 
 // Where the files of this page are, and the path of the service with the prefix that a proxy may add.
@@ -14,9 +14,9 @@ const isLocked = !savedKey && document.documentElement.dataset.needsKey === "yes
 export const session = createStore({ key: savedKey, rights: null, isLocked, error: "" });
 
 export class Problem extends Error {
-  constructor({ code, detail, status = 0 }) {
+  constructor({ code, detail, status = 0, errors = [] }) {
     super(detail);
-    Object.assign(this, { code, status });
+    Object.assign(this, { code, status, errors });
   }
 }
 
@@ -45,10 +45,12 @@ export const sendJson = async (path, options) => (await send(path, options)).jso
 async function problemOf(answer) {
   const said = await answer.json().catch(() => ({}));
   const detail = said.detail || `The service answered ${answer.status}.`;
+  const errors = (said.errors ?? []).map((error) => ({ field: error.pointer.slice(1), detail: error.detail }));
   // The detail tells the first of them.
-  const others = (said.errors ?? []).slice(1).map((error) => `${error.pointer.slice(1)}: ${error.detail}`);
-  return new Problem({ ...said, status: answer.status, detail: [detail, ...others].join(" ") });
+  return new Problem({ ...said, errors, status: answer.status, detail: [detail, messageOf(errors.slice(1))].join(" ").trim() });
 }
+
+export const messageOf = (errors) => errors.map(({ field, detail }) => `${field}: ${detail.replace(/\.?$/, ".")}`).join(" ");
 
 export const lock = () => session.set({ isLocked: true, rights: null, error: session.get().key ? REFUSED : "" });
 

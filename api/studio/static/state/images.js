@@ -1,10 +1,11 @@
 // Images as inputs: read from files, the clipboard or the gallery, and checked before they are sent.
 
+const TYPES = ["image/png", "image/jpeg", "image/webp"];
 const MAX_BYTES = 20 * 1024 * 1024;
 
 // {name, url (data:), width, height}. Raises an Error with a sentence.
 export async function readImage(blob, name = "image") {
-  if (!blob.type.startsWith("image/")) throw new Error(`${name} is not an image.`);
+  if (!TYPES.includes(blob.type)) throw new Error(`${name} is not a PNG, JPEG or WebP image.`);
   if (blob.size > MAX_BYTES) throw new Error(`${name} is larger than 20 MB.`);
   const bitmap = await createImageBitmap(blob).catch(() => {
     throw new Error(`${name} is damaged, or of a kind that this browser cannot read.`);

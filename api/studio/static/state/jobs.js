@@ -59,7 +59,15 @@ function patch(id, changes) {
 function matches(job, { q, model, state, pinned }) {
   const text = `${job.prompt}\n${job.label ?? ""}`.toLowerCase();
   const isFound = q.toLowerCase().split(/\s+/).every((word) => text.includes(word)) && (!model || job.model === model);
-  return isFound && (!state || job.state === state) && (!pinned || job.pinned);
+  return isFound && (!state || job.state === state) && (!pinned || job.pinned) && hasPlace(job, state);
+}
+
+// Cancelled jobs have nothing to show, so only a filter for them lists them.
+const hasPlace = (job, wantedState) => job.state !== "cancelled" || wantedState === "cancelled";
+
+// Take over a page of the service's list. Returns the ids of the jobs that the gallery shows.
+function take(page, { state }) {
+  return page.jobs.map((job) => put(slim(job))).filter((job) => hasPlace(job, state)).map((job) => job.id);
 }
 
 // Ids begin with the time of creation, so sorting them sorts the jobs. Jobs older than the list belong to a later page.
@@ -136,9 +144,8 @@ async function reload() {
 
 // Jobs that arrived after `before` stay in the list. So do older ones, unless there may be others between them and this page.
 function replaceFirst(page, before) {
-  for (const job of page.jobs) put(slim(job));
-  const { ids } = jobs.get();
-  const first = page.jobs.map((job) => job.id);
+  const { ids, filter } = jobs.get();
+  const first = take(page, filter);
   const newer = ids.filter((id) => !before.has(id) && !(id <= first[0]));
   const older = page.cursor === null ? [] : ids.filter((id) => id < first.at(-1));
   if (older.length && first.some((id) => before.has(id))) return jobs.set({ ids: [...newer, ...first, ...older], error: "" });
@@ -206,8 +213,7 @@ async function loadPages() {
       if (jobs.get().filter !== filter) return;
       // The list was read again meanwhile.
       if (jobs.get().cursor !== cursor) continue;
-      append(page);
-      found += page.jobs.length;
+      found += append(page);
     } while (!found && !jobs.get().isComplete);
   } catch (error) {
     jobs.set({ error: error.message });
@@ -223,10 +229,12 @@ function queryOf({ q, model, state, pinned }, cursor) {
   return query;
 }
 
+// How many jobs it adds.
 function append(page) {
-  for (const job of page.jobs) put(slim(job));
-  const ids = new Set([...jobs.get().ids, ...page.jobs.map((job) => job.id)]);
-  jobs.set({ ids: [...ids], cursor: page.cursor, isComplete: page.cursor === null });
+  const { ids, filter } = jobs.get();
+  const taken = take(page, filter);
+  jobs.set({ ids: [...new Set([...ids, ...taken])], cursor: page.cursor, isComplete: page.cursor === null });
+  return taken.length;
 }
 
 // A request without an answer may have been accepted. Sent again, it is known by its key.

@@ -68,19 +68,19 @@ async function loadControls(name) {
   const set = (value) => models.set(({ controls }) => ({ controls: { ...controls, [name]: value } }));
   set(null);
   const { capabilities: schema } = await sendJson(pathOf(name)).catch(() => ({}));
-  set(schema ? controlsOf(schema.properties, schema["x-max-pixels"]) : false);
+  set(schema ? controlsOf(schema.properties) : false);
   if (!schema) setTimeout(() => set(undefined), REFRESH_MS);
 }
 
 // What the JSON Schema of a model says about each control; null for a control that it does not have.
-function controlsOf(fields, maxPixels) {
+function controlsOf(fields) {
   const has = (name) => fields[name] && !fields[name]["x-ignored"] && fields[name].type !== "null";
   const range = (name) => (has(name) && fields[name].default != null ? rangeOf(fields[name]) : null);
   const images = fields.image?.anyOf ? (fields.image.anyOf.find((kind) => kind.maxItems)?.maxItems ?? 1) : 0;
   return {
-    width: rangeOf(fields.width), height: rangeOf(fields.height), maxPixels, negative: has("negative_prompt"),
-    steps: range("num_inference_steps"), guidance: range("guidance_scale"),
-    strength: images ? range("strength") : null, count: fields.num_images?.maximum ?? 1, images,
+    width: rangeOf(fields.width), height: rangeOf(fields.height), negative_prompt: has("negative_prompt"),
+    num_inference_steps: range("num_inference_steps"), guidance_scale: range("guidance_scale"),
+    strength: images ? range("strength") : null, num_images: fields.num_images?.maximum ?? 1, images,
     mask: images > 0 && Boolean(fields.mask?.anyOf),
     schedulers: has("scheduler") ? (fields.scheduler.enum ?? []).filter(Boolean) : [],
     loras: has("loras") ? (fields.loras.items?.properties.name.enum ?? []) : [],

@@ -113,7 +113,8 @@ function unquoted(value) {
   try { return JSON.parse(value); } catch { return value; }
 }
 
-const numberOf = (value) => (value && !Number.isNaN(Number(value)) ? Number(value) : undefined);
+// Of a number or its text; in ComfyUI, a value may be a link instead.
+const numberOf = (value) => (/^[\d.-]+$/.test(value) && !Number.isNaN(Number(value)) ? Number(value) : undefined);
 
 // The graph as the API of ComfyUI has it: {id: {class_type, inputs}}, where a link is [id, output].
 function comfyRequest(text) {
@@ -123,14 +124,13 @@ function comfyRequest(text) {
   const inputs = sampler?.inputs ?? {};
   const latent = all.find((node) => /Empty.*Latent/.test(node.class_type))?.inputs ?? {};
   const loader = all.find((node) => node.inputs?.ckpt_name || node.inputs?.unet_name)?.inputs ?? {};
-  const number = (value) => (typeof value === "number" ? value : undefined);
   return {
     prompt: linkedText(nodes, inputs.positive) ?? firstText(all),
     negative_prompt: linkedText(nodes, inputs.negative) || undefined,
     model: (loader.ckpt_name ?? loader.unet_name)?.replace(/\.(safetensors|ckpt|gguf)$/, ""),
-    width: number(latent.width), height: number(latent.height),
-    num_inference_steps: number(inputs.steps), guidance_scale: number(inputs.cfg),
-    seed: number(inputs.seed ?? inputs.noise_seed), scheduler: inputs.sampler_name,
+    width: numberOf(latent.width), height: numberOf(latent.height),
+    num_inference_steps: numberOf(inputs.steps), guidance_scale: numberOf(inputs.cfg),
+    seed: numberOf(inputs.seed ?? inputs.noise_seed), scheduler: inputs.sampler_name,
   };
 }
 

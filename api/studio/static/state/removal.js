@@ -5,7 +5,6 @@ import { forget, isUnfinished, jobs, setPinned } from "./jobs.js";
 import { announce, notify, notifyProblem } from "./notices.js";
 
 const UNDO_MS = 6_000;
-const doomed = new Set();
 
 export function removeWithUndo(ids) {
   const wanted = ids.filter((id) => !isUnfinished(jobs.get().byId.get(id)?.state));
@@ -15,11 +14,9 @@ export function removeWithUndo(ids) {
   starred.forEach((id) => setPinned(id, false));
   setHidden(wanted, true);
   const timer = setTimeout(() => purge(wanted), UNDO_MS);
-  for (const id of wanted) doomed.add(id);
   const images = wanted.flatMap((id) => jobs.get().byId.get(id)?.images ?? []).length;
   const undo = () => {
     clearTimeout(timer);
-    for (const id of wanted) doomed.delete(id);
     setHidden(wanted, false);
     starred.forEach((id) => setPinned(id, true));
     announce("Restored");
@@ -36,18 +33,11 @@ function setHidden(ids, isHidden) {
 
 async function purge(ids) {
   for (const id of ids) {
-    doomed.delete(id);
-    try {
-      await send(`/api/jobs/${id}?purge=true`, { method: "DELETE", keepalive: true });
-    } catch (error) {
-      if (error.status !== 404) {
-        setHidden([id], false);
-        notifyProblem(error);
-        continue;
-      }
-    }
-    forget(id);
+    const error = await send(`/api/jobs/${id}?purge=true`, { method: "DELETE", keepalive: true }).then(() => null, (problem) => problem);
+    if (error && error.status !== 404) notifyProblem(error);
+    else forget(id);
+    setHidden([id], false);
   }
 }
 
-window.addEventListener("pagehide", () => doomed.forEach((id) => purge([id])));
+window.addEventListener("pagehide", () => jobs.get().hidden.forEach((id) => purge([id])));

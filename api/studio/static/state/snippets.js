@@ -48,7 +48,8 @@ function pythonValue(request) {
 }
 
 export async function copyText(text) {
-  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const isWritten = await navigator.clipboard?.writeText(text).then(() => true, () => false);
+  if (isWritten) return;
   // Without HTTPS, browsers have no clipboard but this one, and select nothing outside an open dialog.
   const area = Object.assign(document.createElement("textarea"), { value: text });
   const focused = document.activeElement;
@@ -57,5 +58,5 @@ export async function copyText(text) {
   const isCopied = document.execCommand("copy");
   area.remove();
   focused.focus();
-  if (!isCopied) throw new Error("This browser copies only over HTTPS.");
+  if (!isCopied) throw new Error("This browser does not let the page copy.");
 }

@@ -1,13 +1,12 @@
 // The form: a prompt, a model, and only the controls that this model has.
-import { html, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
-import { focusPrompt } from "../state/actions.js";
-import { session } from "../state/api.js";
-import { countOf, form, history, isChanged, MAX_SEED, requestOf, resetForm } from "../state/form.js";
+import { html, useEffect, useLayoutEffect, useRef, useState } from "../vendor/htm-preact.js";
+import { Problem, session } from "../state/api.js";
+import { countOf, form, history, isChanged, MAX_SEED, requestOf, resetForm, showErrors } from "../state/form.js";
 import { submit } from "../state/jobs.js";
 import { findModel, models, whenKnown } from "../state/models.js";
 import { announce } from "../state/notices.js";
 import { useStore } from "../state/store.js";
-import { Choice, Loras, Range } from "./controls.js";
+import { Choice, control, Field, Loras, Range, setNumber } from "./controls.js";
 import { IconButton } from "./icons.js";
 import { Inputs } from "./inputs.js";
 import { ModelPicker, Price } from "./model-picker.js";
@@ -19,14 +18,13 @@ export function Create() {
   const { list } = useStore(models);
   const [status, setStatus] = useState({ isBusy: false, problem: "" });
   const model = findModel(state.model);
+  // Those of the last model stay until those of this one are known, and with them what is open.
+  const controls = useRef(null);
+  if (models.get().controls[model?.name] !== null) controls.current = model?.controls;
   const isReadOnly = rights?.may_write === false;
   const generate = async (event) => {
     event?.preventDefault();
     if (status.isBusy) return;
-    if (!form.get().prompt.trim()) {
-      setStatus({ isBusy: false, problem: "Say what the image should show." });
-      return focusPrompt();
-    }
     setStatus({ isBusy: true, problem: "" });
     setStatus({ isBusy: false, problem: await submitForm() });
   };
@@ -36,39 +34,47 @@ export function Create() {
     if (event.target.type === "number") event.target.blur(), event.target.focus();
     generate(event);
   };
+  useEffect(focusError, [state.errors]);
   return html`<form class="create" aria-label="Create" noValidate onSubmit=${generate} onKeyDown=${onKeyDown}>
     <div class="create-scroll">
       <${Prompt} value=${state.prompt} />
       <${ModelPicker} chosen=${model} />
-      ${model?.controls && html`<${Settings} state=${state} controls=${model.controls} />`}
+      ${controls.current && html`<${Settings} state=${state} controls=${controls.current} />`}
     </div>
     <div class="create-bar">
       ${status.problem && html`<p class="problem" role="alert">${status.problem}</p>`}
       ${isReadOnly && html`<p class="hint">This key is read-only: it cannot make images.</p>`}
-      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${countOf(state, model.controls)} />`}
+      ${model?.isPaid && html`<${Price} key=${model.name} model=${model} count=${countOf(state, controls.current)} />`}
       <button type="submit" class="primary generate" disabled=${isReadOnly || (list && !model)}>${status.isBusy ? "Sending…" : "Generate"} <kbd>Ctrl ↵</kbd></button>
     </div>
   </form>`;
 }
 
-// The problem in words, '' if there is none.
+// What is wrong beside the errors of fields, in words.
 async function submitForm() {
+  const state = form.get();
   try {
-    const state = form.get();
+    if (!state.prompt.trim()) throw new Problem({ errors: [{ field: "prompt", detail: "Say what the image should show." }] });
     history.add(state.prompt);
     await submit(requestOf(state, await whenKnown(state.model)));
     announce("Generating");
     showStage();
-    return "";
+    return showErrors({ message: "" }, state);
   } catch (error) {
-    return error.message;
+    return showErrors(error, state);
   }
+}
+
+function focusError() {
+  const first = document.querySelector(".create [aria-invalid]");
+  first?.closest("details")?.setAttribute("open", "");
+  first?.focus();
+  first?.closest(".field").scrollIntoView({ block: "nearest" });
 }
 
 // On a phone the current job is above the form.
 function showStage() {
-  const stage = document.querySelector(".stage");
-  if (stage.getBoundingClientRect().bottom < innerHeight / 2) scrollTo({ top: 0, behavior: "smooth" });
+  if (document.querySelector(".stage").getBoundingClientRect().top < 0) scrollTo(0, 0);
 }
 
 function Prompt({ value }) {
@@ -86,23 +92,29 @@ function Prompt({ value }) {
     past.current = { at: next, draft, shown: prompts[next] };
     form.set({ prompt: prompts[next] });
   };
-  return html`<div class="field prompt">
-    <label for="prompt">Prompt</label>
-    <textarea id="prompt" ref=${area} rows="4" required placeholder="What should the image show?" value=${value}
+  return html`<${Field} field="prompt" label="Prompt" className="prompt">
+    <textarea ...${control("prompt")} ref=${area} rows="4" required placeholder="What should the image show?" value=${value}
       onInput=${(event) => form.set({ prompt: event.target.value })} onKeyDown=${onKeyDown} />
-  </div>`;
+  <//>`;
 }
 
 function Settings({ state, controls }) {
+  const setCount = ({ target }) => form.set({ num_images: Math.max(1, Math.round(Number(target.value))) });
   return html`<div class="settings">
-    ${controls.negative && html`<div class="field">
-      <label for="negative">Negative prompt</label>
-      <textarea id="negative" rows="1" placeholder="What it should not show" value=${state.negative} onInput=${(event) => form.set({ negative: event.target.value })} />
-    </div>`}
+    ${controls.negative_prompt && html`<${Field} field="negative_prompt" label="Negative prompt">
+      <textarea ...${control("negative_prompt")} rows="1" placeholder="What it should not show" value=${state.negative_prompt} onInput=${(event) => form.set({ negative_prompt: event.target.value })} />
+    <//>`}
     <${Size} state=${state} controls=${controls} />
     <div class="pair">
-      <${Count} value=${countOf(state, controls)} most=${controls.count} />
-      <${Seed} value=${state.seed} />
+      <${Field} field="num_images" label="Images">
+        <input ...${control("num_images")} type="number" min="1" max=${controls.num_images} value=${countOf(state, controls)} onChange=${setCount} />
+      <//>
+      <${Field} field="seed" label="Seed">
+        <div class="with-button">
+          <input ...${control("seed")} type="number" min="0" max=${MAX_SEED} value=${state.seed ?? ""} placeholder="random" onChange=${setNumber("seed")} />
+          <${IconButton} icon="dice" label="Random seed" isPressed=${state.seed === null} onClick=${() => form.set({ seed: null })} />
+        </div>
+      <//>
     </div>
     ${controls.images > 0 && html`<${Inputs} state=${state} controls=${controls} />`}
     <${More} state=${state} controls=${controls} />
@@ -110,36 +122,17 @@ function Settings({ state, controls }) {
 }
 
 function More({ state, controls }) {
-  const { steps, guidance, schedulers, loras } = controls;
+  const { num_inference_steps: steps, guidance_scale: guidance, schedulers, loras } = controls;
   return html`<details class="more">
     <summary>More settings</summary>
-    ${steps && html`<${Range} name="steps" label="Steps" hint="More steps take longer" range=${steps} value=${state.steps} />`}
-    ${guidance && html`<${Range} name="guidance" label="Guidance" hint="How closely the image follows the prompt" range=${guidance} value=${state.guidance} />`}
+    ${steps && html`<${Range} name="num_inference_steps" label="Steps" hint="More steps take longer" range=${steps} value=${state.num_inference_steps} />`}
+    ${guidance && html`<${Range} name="guidance_scale" label="Guidance" hint="How closely the image follows the prompt" range=${guidance} value=${state.guidance_scale} />`}
     ${schedulers.length > 0 && html`<${Choice} name="scheduler" label="Scheduler" options=${schedulers} value=${state.scheduler} none="Default of the model" />`}
     ${loras.length > 0 && html`<${Loras} names=${loras} chosen=${state.loras} />`}
-    <${Choice} name="format" label="File format" options=${["png", "jpeg", "webp"]} value=${state.format} />
-    <div class="field">
-      <div class="field-head"><label for="label">Label</label></div>
-      <input id="label" maxlength="128" value=${state.label} placeholder="To find it again" onInput=${(event) => form.set({ label: event.target.value })} />
-    </div>
+    <${Choice} name="output_format" label="File format" options=${["png", "jpeg", "webp"]} value=${state.output_format} />
+    <${Field} field="label" label="Label">
+      <input ...${control("label")} maxlength="128" value=${state.label} placeholder="To find it again" onInput=${(event) => form.set({ label: event.target.value })} />
+    <//>
     <button type="button" class="plain" disabled=${!isChanged(state)} onClick=${resetForm}>Reset all settings</button>
   </details>`;
-}
-
-function Count({ value, most }) {
-  return html`<div class="field">
-    <label for="count">Images</label>
-    <input id="count" type="number" min="1" max=${most} value=${value} onChange=${(event) => form.set({ count: Math.max(1, Math.round(Number(event.target.value))) })} />
-  </div>`;
-}
-
-function Seed({ value }) {
-  const set = (event) => form.set({ seed: event.target.value === "" ? null : Number(event.target.value) });
-  return html`<div class="field">
-    <label for="seed">Seed</label>
-    <div class="with-button">
-      <input id="seed" type="number" min="0" max=${MAX_SEED} value=${value ?? ""} placeholder="random" onChange=${set} />
-      <${IconButton} icon="dice" label="Random seed" isPressed=${value === null} onClick=${() => form.set({ seed: null })} />
-    </div>
-  </div>`;
 }

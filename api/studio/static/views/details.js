@@ -1,6 +1,6 @@
 // All that is known of an image, and what to reuse of it.
 import { html, useEffect, useState } from "../vendor/htm-preact.js";
-import { requestOfJob, reuse, runAgain, useAsInput, vary } from "../state/actions.js";
+import { reporting, requestOfJob, reuse, runAgain, useAsInput, vary } from "../state/actions.js";
 import { formatBytes, formatSeconds, formatTime } from "../state/format.js";
 import { read, titleOf } from "../state/jobs.js";
 import { notify, notifyProblem } from "../state/notices.js";
@@ -67,15 +67,11 @@ function Facts({ job, image, seed }) {
 }
 
 function Copy({ job }) {
-  const copy = async (name) => {
-    try {
-      const { request, missing } = await requestOfJob(job);
-      await copyText(languages[name](request));
-      notify(`Copied as ${name}${missing.length ? ", without its input images, which are not kept" : ""}`);
-    } catch (error) {
-      notifyProblem(error);
-    }
-  };
+  const copy = reporting(async (name) => {
+    const { request, missing } = await requestOfJob(job);
+    await copyText(languages[name](request));
+    notify(`Copied as ${name}${missing.length ? ", without its input images, which are not kept" : ""}`);
+  });
   return html`<div class="actions" role="group" aria-label="Copy the request">
     <span class="hint"><${Icon} name="copy" /> Copy as</span>
     ${Object.keys(languages).map((name) => html`<button type="button" key=${name} onClick=${() => copy(name)}>${name}</button>`)}

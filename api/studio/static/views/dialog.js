@@ -35,7 +35,7 @@ export function Dialog({ title, onClose, onBeside = onClose, className = "", chi
         <${IconButton} icon="close" label="Close" onClick=${onClose} />
       </header>
       ${children}
+      <${Notices} level=${level} />
     </div>
-    <${Notices} level=${level} />
   </dialog>`;
 }

@@ -10,7 +10,7 @@ import { useStore } from "../state/store.js";
 import { Icon, IconButton } from "./icons.js";
 
 const TYPING_MS = 250;
-const STATES = [["", "All"], ["succeeded", "Done"], ["queued", "Waiting"], ["running", "Running"], ["failed", "Failed"], ["cancelled", "Cancelled"]];
+const STATES = [["", "All but cancelled"], ["succeeded", "Done"], ["queued", "Waiting"], ["running", "Running"], ["failed", "Failed"], ["cancelled", "Cancelled"]];
 
 // `fresh` newer jobs wait to be shown.
 export function GalleryBar({ selected, setSelected, fresh }) {

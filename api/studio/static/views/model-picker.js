@@ -6,26 +6,22 @@ import { formatBytes, formatSeconds, plural } from "../state/format.js";
 import { jobs } from "../state/jobs.js";
 import { models } from "../state/models.js";
 import { useStore } from "../state/store.js";
+import { control, Field } from "./controls.js";
 
 export function ModelPicker({ chosen }) {
   const list = useStore(models, (state) => state.list);
   if (!list) return html`<p class="hint">Loading the list of models…</p>`;
   if (!list.length) return html`<p class="problem">No model is available yet. Its worker may still be starting.</p>`;
-  return html`<div class="field">
-    <label for="model">Model</label>
-    <select id="model" value=${chosen?.name} aria-describedby="model-state" onChange=${(event) => form.set({ model: event.target.value })}>
+  const load = chosen.download ?? chosen.loading;
+  return html`<${Field} field="model" label="Model">
+    <select ...${control("model", "model-state")} value=${chosen?.name} onChange=${(event) => form.set({ model: event.target.value })}>
       ${list.map((model) => html`<option key=${model.name} value=${model.name}>${model.name}${model.state === "loaded" ? "" : ` (${model.state})`}</option>`)}
     </select>
-    <${ModelState} model=${chosen} />
-  </div>`;
-}
-
-function ModelState({ model }) {
-  const load = model.download ?? model.loading;
-  return html`<div id="model-state" class="model-state">
-    <span class=${`dot ${model.state}`}></span> ${describe(model)}
-    ${load?.bytes_total && html`<progress aria-label="How much of the model is loaded" value=${load.bytes_done} max=${load.bytes_total} />`}
-  </div>`;
+    <div id="model-state" class="model-state">
+      <span class=${`dot ${chosen.state}`}></span> ${describe(chosen)}
+      ${load?.bytes_total && html`<progress aria-label="How much of the model is loaded" value=${load.bytes_done} max=${load.bytes_total} />`}
+    </div>
+  <//>`;
 }
 
 export function describe(model) {

@@ -19,7 +19,8 @@ export function Reader({ file, onClose }) {
   const take = (parts) => () => {
     fillForm(recipe.request, parts);
     onClose();
-    focusPrompt();
+    // What is below an open dialog takes no focus.
+    setTimeout(focusPrompt);
   };
   const use = () => {
     addFiles([file]);

@@ -1,6 +1,7 @@
 // The size of the image: shapes, the native size of the model, and exact pixels.
 import { html } from "../vendor/htm-preact.js";
 import { form } from "../state/form.js";
+import { control, Field, setNumber } from "./controls.js";
 import { IconButton } from "./icons.js";
 
 const SHAPES = [[1, 1], [4, 3], [3, 2], [16, 9], [3, 4], [2, 3], [9, 16]];
@@ -50,8 +51,7 @@ function Shape({ shape, size, isNative, isChosen, onChoose }) {
 }
 
 function Side({ name, label, range, value }) {
-  const set = (event) => event.target.value && form.set({ [name]: Number(event.target.value) });
-  return html`<label>${label}
-    <input type="number" min=${range.min} max=${range.max} step=${range.step} value=${value} onChange=${set} />
-  </label>`;
+  return html`<${Field} field=${name} label=${label}>
+    <input ...${control(name)} type="number" min=${range.min} max=${range.max} step=${range.step} value=${value} onChange=${setNumber(name)} />
+  <//>`;
 }

@@ -4,7 +4,7 @@ import { session } from "../state/api.js";
 import { isUnfinished, jobs, setPinned } from "../state/jobs.js";
 import { removeWithUndo } from "../state/removal.js";
 import { useStore } from "../state/store.js";
-import { Icon, IconButton } from "./icons.js";
+import { IconButton } from "./icons.js";
 import { runKey } from "./keys.js";
 import { describeJob, Progress } from "./progress.js";
 import { StoredImage } from "./stored-image.js";
@@ -34,14 +34,14 @@ export function Tile({ id, position, total, isTabStop, isSelected, isSelecting, 
 
 function Content({ job, isGone, onGone }) {
   const [image] = job.images;
-  const title = html`<span class="visually-hidden">${job.title} </span>`;
-  if (isGone) return html`<span class="tile-text">${title}<${Icon} name="close" /><span class="tile-state">${GONE}</span></span>`;
+  const title = html`<span class=${job.preview ? "visually-hidden" : "tile-title"}>${job.title} </span>`;
+  if (isGone) return html`<span class="tile-text">${title}<span class="tile-state">${GONE}</span></span>`;
   if (job.state === "succeeded" && image) {
     return html`<${StoredImage} image=${image} isThumbnail=${true} alt=${job.title} loading="lazy" decoding="async" onGone=${onGone} />`;
   }
   return html`<span class="tile-text">
     ${title}
-    ${job.preview ? html`<img src=${job.preview} alt="" />` : html`<${Icon} name=${isUnfinished(job.state) ? "image" : "close"} />`}
+    ${job.preview && html`<img src=${job.preview} alt="" />`}
     <span class="tile-state">${describeJob(job)}</span>
     ${isUnfinished(job.state) && html`<${Progress} job=${job} />`}
   </span>`;

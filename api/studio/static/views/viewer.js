@@ -20,10 +20,13 @@ function neighbours(id, index) {
     const images = byId.get(other)?.images ?? [];
     return images.length ? images.map((image) => ({ id: other, index: image.index })) : [{ id: other, index: 0 }];
   });
-  const at = places.findIndex((place) => place.id === id && place.index === index);
+  // A job that is not in the list, such as a cancelled one, has neighbours there, too.
+  const at = places.findIndex((place) => place.id < id || (place.id === id && place.index === index));
   if (at > places.length - 5) loadMore();
-  const other = places.slice(at + 1).find((place) => byId.get(place.id)?.images.length);
-  return at < 0 ? {} : { previous: places[at - 1], next: places[at + 1], other };
+  const after = places.slice(places[at]?.id === id ? at + 1 : at);
+  const other = after.find((place) => byId.get(place.id)?.images.length);
+  const nextJob = after.find((place) => place.id !== id);
+  return at < 0 ? {} : { previous: places[at - 1], next: after[0], nextJob, other };
 }
 
 export function Viewer({ id, index, onMove, onClose }) {
@@ -61,31 +64,30 @@ function Shown(view) {
       <span class="viewer-arrow right"><${IconButton} icon="right" label="Next image" disabled=${!next} onClick=${() => onMove(next)} /></span>`;
 }
 
-function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, next, other, mayWrite, onClose, onMove }) {
+function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, nextJob, other, mayWrite, onClose, onMove }) {
   return html`<div class="viewer-tools" role="toolbar" aria-label="Image">
     <${IconButton} icon="minus" label="Zoom out" disabled=${zoom <= 1} onClick=${() => setZoom(Math.max(1, zoom / 1.5))} />
     <${IconButton} icon="plus" label="Zoom in" disabled=${!image || zoom >= 8} onClick=${() => setZoom(Math.min(8, zoom * 1.5))} />
     <${IconButton} icon="compare" label="Compare with the next image" isPressed=${isComparing} disabled=${!image || !other} onClick=${() => setComparing(!isComparing)} />
     ${mayWrite && html`<${IconButton} icon="star" label=${job.pinned ? "Remove the star" : "Star"} isPressed=${job.pinned} isFilled=${job.pinned} onClick=${() => setPinned(job.id, !job.pinned)} />`}
     ${image && html`<${IconButton} icon="download" label="Download" onClick=${() => downloadImage(job, image)} />`}
-    ${mayWrite && !isUnfinished(job.state) && html`<${IconButton} icon="trash" label=${job.images.length > 1 ? `Delete all ${job.images.length} images` : "Delete"} onClick=${() => remove(job, next, onMove, onClose)} />`}
+    ${mayWrite && !isUnfinished(job.state) && html`<${IconButton} icon="trash" label=${job.images.length > 1 ? `Delete all ${job.images.length} images` : "Delete"} onClick=${() => remove(job, nextJob, onMove, onClose)} />`}
     <${IconButton} icon="close" label="Close" onClick=${onClose} />
   </div>`;
 }
 
-function remove(job, next, onMove, onClose) {
+function remove(job, nextJob, onMove, onClose) {
   removeWithUndo([job.id]);
-  if (next && next.id !== job.id) onMove(next);
-  else onClose();
+  nextJob ? onMove(nextJob) : onClose();
 }
 
-function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous, next, mayWrite, onMove, onClose }) {
+function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous, next, nextJob, mayWrite, onMove, onClose }) {
   if (!job || event.target.matches("input")) return;
   runKey(event, {
     ArrowLeft: () => previous && onMove(previous), ArrowRight: () => next && onMove(next),
     "+": () => setZoom(Math.min(8, zoom * 1.5)), "-": () => setZoom(Math.max(1, zoom / 1.5)), 0: () => setZoom(1),
     c: () => setComparing(!isComparing), s: () => mayWrite && setPinned(job.id, !job.pinned),
-    v: () => mayWrite && (onClose(), vary(job)), Delete: () => mayWrite && remove(job, next, onMove, onClose),
+    v: () => mayWrite && (onClose(), vary(job)), Delete: () => mayWrite && remove(job, nextJob, onMove, onClose),
   });
 }
 
