@@ -261,7 +261,7 @@ def test_the_number_of_loaded_loras_is_limited(model: DiffusersEngine, monkeypat
 def test_a_lora_that_arrives_later_is_used_without_a_restart(folder: Path, lora_dir: Path, tmp_path: Path) -> None:
     model = loaded(folder, lora_dir=tmp_path)
     plain = draw(model).pixels
-    before = model.fingerprint
+    before = model.fingerprint()
     shutil.copy(lora_dir / "fine.safetensors", tmp_path / "late.safetensors")
 
     request, _ = model.capabilities.resolve(GenerationRequest(prompt="a cat", seed=1, num_inference_steps=2))
@@ -269,7 +269,7 @@ def test_a_lora_that_arrives_later_is_used_without_a_restart(folder: Path, lora_
     (image,) = model.generate(late, Inputs(), RecordingWatch())
 
     assert not np.array_equal(image.pixels, plain)
-    assert model.fingerprint != before
+    assert model.fingerprint() != before
 
 
 def test_a_replaced_file_is_loaded_anew_and_a_deleted_one_is_an_error(

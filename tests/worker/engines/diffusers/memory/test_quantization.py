@@ -69,7 +69,7 @@ def test_fp8_halves_the_denoiser_and_draws_nearly_the_same(tmp_path: Path, monke
     assert (usual.placement, cast.placement) == ("resident", "resident, fp8")
     unet = [weight for weight in cast._pipelines.denoiser.parameters() if weight.dtype is torch.float8_e4m3fn]
     assert sum(weight.nbytes for weight in unet) * 4 > _size(usual) - _size(cast) > 0
-    assert cast.fingerprint != usual.fingerprint
+    assert cast.fingerprint() != usual.fingerprint()
     one, other = (draw(engine).images[0].pixels.astype(float) for engine in (usual, cast))
     assert 0 < np.abs(one - other).mean() < 24
     with pytest.raises(InvalidRequest, match=r"LoRAs cannot be used with .*: its weights are stored as fp8"):

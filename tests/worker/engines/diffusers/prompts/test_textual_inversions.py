@@ -204,8 +204,8 @@ def test_names_are_those_of_files_in_every_folder_and_pickles_are_none(folder: P
 
 
 def test_a_new_file_changes_the_fingerprint_of_cached_images(folder: Path, model: DiffusersEngine) -> None:
-    before = model.fingerprint
+    before = model.fingerprint()
 
     save_file({"emb_params": vectors(1)}, folder / "new.safetensors")
 
-    assert model.fingerprint != before
+    assert model.fingerprint() != before
