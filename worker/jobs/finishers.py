@@ -1,10 +1,19 @@
 """Finishing rendered jobs: inline, or in the background while the next jobs render."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
+from contextvars import Context, copy_context
+from typing import TypeVar
 
 logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+#: Images and jobs that are finished side by side: they wait for disks and networks most of the time.
+MOST_AT_ONCE = 4
 
 
 class Finisher:
@@ -42,3 +51,20 @@ def _run_logged(work: Callable[[], None], then: Callable[[], None]) -> None:
         Finisher().run(work, then)
     except Exception:
         logger.exception("a job could not be finished; its lease will expire")
+
+
+@contextmanager
+def side_by_side(work: Callable[[T], R], items: Sequence[T]) -> Iterator[Iterator[R]]:
+    """The result for each item in order, each as soon as it is known; it raises what the work raises.
+
+    All work has ended at the end of the block, also by an error.
+    """
+    if len(items) == 1:
+        yield map(work, items)
+        return
+
+    def run(context: Context, item: T) -> R:
+        return context.run(work, item)
+
+    with ThreadPoolExecutor(MOST_AT_ONCE, thread_name_prefix="side-by-side") as threads:
+        yield threads.map(run, [copy_context() for _ in items], items)

@@ -15,7 +15,7 @@ from shared.observability import logs
 from shared.observability.tracing import Tracing
 from worker.engines.base import Engine, ReportsCredits, Reproducible
 from worker.jobs.claims import Claim, JobClaimer
-from worker.jobs.finishers import Finisher
+from worker.jobs.finishers import Finisher, side_by_side
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
 from worker.jobs.monitor import JobMonitor, WorkerStopping
 from worker.jobs.rendering import Renderer, Rendering
@@ -109,17 +109,21 @@ class Runner:
 
     def _finish(self, renderings: Sequence[Rendering], fingerprint: str | None) -> None:
         """Record each job as soon as its images are stored; jobs that take no time, together."""
-        endings, begin = list[EndedJob](), time.perf_counter()
-        for rendering in renderings:
+
+        def end(rendering: Rendering) -> Job | None:
             with logs.log_context(job_id=rendering.job.id):
-                ended = self._end(rendering)
-            if ended is None:
-                self._trace(rendering.job, None, rendering.spans)
-                continue
-            endings.append(EndedJob(rendering.job, ended, rendering.spans, rendering.saved_indexes, fingerprint))
-            if time.perf_counter() - begin > SHORT_SECONDS:
-                self._record(endings)
-                endings, begin = [], time.perf_counter()
+                return self._end(rendering)
+
+        endings, begin = list[EndedJob](), time.perf_counter()
+        with side_by_side(end, renderings) as results:
+            for rendering, ended in zip(renderings, results, strict=True):
+                if ended is None:
+                    self._trace(rendering.job, None, rendering.spans)
+                    continue
+                endings.append(EndedJob(rendering.job, ended, rendering.spans, rendering.saved_indexes, fingerprint))
+                if time.perf_counter() - begin > SHORT_SECONDS:
+                    self._record(endings)
+                    endings, begin = [], time.perf_counter()
         self._record(endings)
 
     def _end(self, rendering: Rendering) -> Job | None:

@@ -149,7 +149,8 @@ class ProgressReporter:
     def report(self, channels: Sequence["RedisProgressChannel"]) -> None:
         """Send pending progress and receive the replies. What cannot be sent now is replaced by the next step."""
         sent_at = _now()
-        reports = [channel.take_report() for channel in channels]
+        with self._changed:
+            reports = [channel.take_report() for channel in channels]
         with suppress(StoreUnavailable):
             for channel, reply in zip(channels, self._store.run_all(reports), strict=True):
                 channel.receive(reply, sent_at)

@@ -2,14 +2,20 @@
 
 import time
 from collections.abc import Sequence
+from dataclasses import dataclass, field
+from threading import Barrier
 from typing import Any
 
 import numpy as np
+import pytest
 
+from shared.errors import StorageFull
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
-from tests.support.polling import wait_until
+from shared.storage.folder import FolderStore
+from shared.storage.images import ImageStore
+from tests.support.polling import TIMEOUT_SECONDS, wait_until
 from tests.worker.bench import Bench, wake
 from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit_all
 from worker.engines.base import MultiJobWatch, Step
@@ -143,3 +149,42 @@ def test_each_job_of_a_batch_reports_progress(bench: Bench) -> None:
     for job in jobs:
         types = [event.type for event in bench.store.run(bench.jobs.read_events(job.id))]
         assert "progress" in types
+
+
+@dataclass(frozen=True)
+class Rendezvous(FolderStore):
+    """A folder in which no file is complete before others are written at the same time."""
+
+    others: Barrier = field(default_factory=lambda: Barrier(2))
+
+    def create(self, name: str, data: bytes, staging_name: str) -> bool:
+        self.others.wait(TIMEOUT_SECONDS)
+        return super().create(name, data, staging_name)
+
+
+@pytest.mark.parametrize("requests", [[{"num_images": 2}], [{"seed": 1}, {"seed": 2}]], ids=["one job", "two jobs"])
+def test_a_slow_storage_is_waited_for_once(
+    bench: Bench, engine: CountingEngine, requests: list[dict[str, Any]]
+) -> None:
+    jobs = submit_all(bench, *requests)
+
+    run(bench, engine, images=ImageStore(Rendezvous(bench.folder)))
+
+    assert states(bench, jobs) == ["succeeded"] * len(jobs)
+    assert len(bench.files) == 2
+
+
+def test_of_a_job_that_fails_while_its_images_are_stored_no_image_stays(bench: Bench, engine: CountingEngine) -> None:
+    @dataclass(frozen=True)
+    class Filling(FolderStore):
+        def create(self, name: str, data: bytes, staging_name: str) -> bool:
+            if "-0." in name:
+                raise StorageFull
+            return super().create(name, data, staging_name)
+
+    (job,) = submit_all(bench, {"num_images": 4})
+
+    run(bench, engine, images=ImageStore(Filling(bench.folder)))
+
+    assert states(bench, [job]) == ["failed"]
+    assert bench.files == []
