@@ -46,6 +46,7 @@ class Process:
         self._new_lines: queue.Queue[str | None] = queue.Queue()
         env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
         self._popen = self._start(command, env, cwd, warm=warm)
+        self._leader = _process(self._popen.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
 
@@ -109,11 +110,16 @@ class Process:
         """Send SIGKILL to the process and to all that it has started."""
         self._popen.kill()
         self._popen.wait()
-        while session := [process for process in psutil.process_iter() if self._is_in_session(process)]:
+        while session := list(self._session()):
             for process in session:
                 with suppress(psutil.NoSuchProcess):
                     process.kill()
         self.wait()
+
+    def _session(self) -> Iterator[psutil.Process]:
+        # Another process may have the number of one that ended long ago, and a session of its own.
+        if _process(self.pid) in (None, self._leader):
+            yield from (process for process in psutil.process_iter() if self._is_in_session(process))
 
     def _is_in_session(self, process: psutil.Process) -> bool:
         with suppress(ProcessLookupError, psutil.NoSuchProcess):
@@ -257,6 +263,12 @@ class Stack:
     def run(self, command: list[str], *, warm: bool = True, **settings: str) -> Process:
         self._started.append(Process(command, self.folder, warm=warm, **{**self.settings, **settings}))
         return self._started[-1]
+
+
+def _process(pid: int) -> psutil.Process | None:
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid)
+    return None
 
 
 def free_port() -> int:

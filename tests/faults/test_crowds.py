@@ -2,10 +2,13 @@
 
 import asyncio
 import json
+import select
+import socket
 import statistics
 import time
 import uuid
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
@@ -124,11 +127,11 @@ def test_disconnected_callers_leave_no_connections_behind(without_worker: Servic
     before, clients = process.num_fds(), connections(service)
 
     with ExitStack() as stack:
-        for what in ["cancel", "keep"] * DISCONNECTING:
-            stack.enter_context(open_waiting_call(service.api.url, what))
+        url, whats = service.api.url, ["cancel", "keep"] * DISCONNECTING
+        calls = [stack.enter_context(open_waiting_call(url, what)) for what in whats]
         wait_until(
             lambda: len(ids(service, State.QUEUED)) == 2 * DISCONNECTING,
-            lambda: f"{len(ids(service, State.QUEUED))} jobs wait\n{service.api.process.output}",
+            lambda: f"{len(ids(service, State.QUEUED))} jobs wait, {answers(calls)}\n{service.api.process.output}",
         )
 
     wait_until(
@@ -143,6 +146,11 @@ def test_disconnected_callers_leave_no_connections_behind(without_worker: Servic
 def ids(service: Service, state: State) -> list[str]:
     found: list[str] = service.store.zrange(f"{service.prefix}jobs:state:{state}", 0, -1)
     return found
+
+
+def answers(calls: Sequence[socket.socket]) -> Counter[bytes]:
+    """Those that have come already, each with how many calls got it."""
+    return Counter(call.recv(1 << 16) for call in select.select(calls, [], [], 0)[0])
 
 
 def connections(service: Service) -> int:
