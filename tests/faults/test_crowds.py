@@ -127,8 +127,8 @@ def test_disconnected_callers_leave_no_connections_behind(without_worker: Servic
     before, clients = process.num_fds(), connections(service)
 
     with ExitStack() as stack:
-        url, whats = service.api.url, ["cancel", "keep"] * DISCONNECTING
-        calls = [stack.enter_context(open_waiting_call(url, what)) for what in whats]
+        choices = ["cancel", "keep"] * DISCONNECTING
+        calls = [stack.enter_context(open_waiting_call(service.api.url, choice)) for choice in choices]
         wait_until(
             lambda: len(ids(service, State.QUEUED)) == 2 * DISCONNECTING,
             lambda: f"{len(ids(service, State.QUEUED))} jobs wait, {answers(calls)}\n{service.api.process.output}",
