@@ -23,6 +23,7 @@ from tests.api.waiting import open_waiting_call
 from tests.faults.invariant import Invariant
 from tests.faults.service import Service
 from tests.support.polling import wait_until
+from tests.support.valkey import Valkey
 
 DISCONNECTING = 100
 MAX_QUEUED = 50
@@ -34,10 +35,10 @@ SPARE = 8
 
 
 @pytest.fixture(scope="module")
-def crowded(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def crowded(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """A worker, and an API with a short queue."""
     folder = tmp_path_factory.mktemp("crowded")
-    with Service(redis_url, folder, ("null-0", "api-0"), SD_MAX_QUEUED_JOBS=str(MAX_QUEUED)) as crowded:
+    with Service(valkey.url, folder, ("null-0", "api-0"), SD_MAX_QUEUED_JOBS=str(MAX_QUEUED)) as crowded:
         crowded.start_missing()
         yield crowded
 
@@ -114,8 +115,8 @@ def print_figures(refused: int, seconds: list[float], health: list[float]) -> No
 
 
 @pytest.fixture
-def without_worker(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    with Service(redis_url, tmp_path_factory.mktemp("leaving"), ("api-0",)) as service:
+def without_worker(valkey: Valkey, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    with Service(valkey.url, tmp_path_factory.mktemp("leaving"), ("api-0",)) as service:
         service.start_missing()
         yield service
 
