@@ -255,7 +255,7 @@ class Stack:
 
     def all_processes(self) -> Iterator[psutil.Process]:
         """Those of the installation that run, with the processes that they have started."""
-        for started in self._started:
+        for started in [process for process in self._started if process.is_running]:
             with suppress(psutil.NoSuchProcess):
                 process = psutil.Process(started.pid)
                 yield from (process, *process.children(recursive=True))

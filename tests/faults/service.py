@@ -9,7 +9,6 @@ import redis
 from shared.jobs.job import Job
 from shared.jobs.states import State
 from tests.faults.invariant import Invariant
-from tests.faults.processes import is_alive
 from tests.stack import Api, Event, Process, Stack, free_port
 
 QUICK_HOUSEKEEPER = "tests.faults.quick_housekeeper"
@@ -47,7 +46,7 @@ class Service(Stack):
         return ended
 
     def is_running(self, name: str) -> bool:
-        return name in self.processes and is_alive(self.processes[name].pid)
+        return name in self.processes and self.processes[name].is_running
 
     def start(self, name: str, **settings: str) -> Process:
         if name in self.processes:

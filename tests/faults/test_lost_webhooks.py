@@ -29,7 +29,7 @@ def test_a_delivery_of_a_killed_housekeeper_is_repeated_under_the_same_id(servic
     receiver.behave = kill
     job_id = service.submit(webhook_url=receiver.url)
     first = receiver.next()
-    wait_until(lambda: not is_alive(housekeeper.pid))
+    wait_until(lambda: not housekeeper.is_running)
     receiver.behave = answer(204)
     service.start_missing()
     expire_all_waits(service, receiver)
