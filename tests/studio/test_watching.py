@@ -204,6 +204,9 @@ def test_a_job_of_another_program_is_watched_and_cancelled_in_the_viewer(busy: S
     viewer = studio.page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
 
+    studio.page.keyboard.press("Delete")
+    expect(studio.page.get_by_role("status")).to_contain_text("Only finished jobs can be deleted")
+    expect(viewer.get_by_text("of a script")).to_be_visible()
     viewer.get_by_role("button", name="Cancel").click()
 
     expect(viewer.get_by_text("Cancelled", exact=True)).to_be_visible()
