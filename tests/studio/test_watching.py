@@ -75,6 +75,27 @@ def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> No
     expect(cancelled).to_have_count(0)
 
 
+def test_when_the_shown_job_is_cancelled_the_oldest_other_one_of_the_tab_is_shown(studio: Studio) -> None:
+    page = studio.page
+    page.route("**/api/jobs", make_long)
+    step = studio.stage.get_by_text(re.compile(r"Step \d+ of 100"))
+    studio.generate("goes on")
+    expect(step).to_be_visible()
+    others = studio.stage.get_by_role("listitem")
+    for count, prompt in enumerate(("waits", "not wanted"), 1):
+        studio.generate(prompt)
+        expect(others).to_have_count(count)
+
+    page.keyboard.press("Escape")
+
+    expect(step).to_be_visible()
+    expect(studio.stage.get_by_text("not wanted")).to_have_count(0)
+    studio.stage.get_by_role("button", name="Cancel waits").click()
+    expect(others).to_have_count(0)
+    page.keyboard.press("Escape")
+    expect(studio.stage.get_by_text("Cancelled", exact=True)).to_be_visible()
+
+
 def test_a_waiting_job_says_how_many_are_ahead_as_they_become_fewer(busy: Stack, studio: Studio) -> None:
     ahead = [submitted(busy, prompt=f"ahead {number}", **LONG) for number in range(3)]
     studio.generate("waiting")
@@ -204,6 +225,9 @@ def test_a_job_of_another_program_is_watched_and_cancelled_in_the_viewer(busy: S
     viewer = studio.page.get_by_role("dialog", name="Image")
     expect(viewer.get_by_text(re.compile(r"Step \d+ of 100"))).to_be_visible()
 
+    studio.page.keyboard.press("Delete")
+    expect(studio.page.get_by_role("status")).to_contain_text("Only finished jobs can be deleted")
+    expect(viewer.get_by_text("of a script")).to_be_visible()
     viewer.get_by_role("button", name="Cancel").click()
 
     expect(viewer.get_by_text("Cancelled", exact=True)).to_be_visible()

@@ -258,6 +258,7 @@ export async function submit(request) {
 export async function cancel(id) {
   try {
     upsert(await sendJson(`/api/jobs/${id}`, { method: "DELETE" }));
+    jobs.set((state) => (state.current === id ? { current: openOfTab(state).findLast((other) => other !== id) ?? id } : {}));
   } catch (error) {
     if (error.code !== "invalid-transition") notifyProblem(error);
   }

@@ -78,7 +78,7 @@ function Toolbar({ job, image, zoom, setZoom, isComparing, setComparing, nextJob
 
 function remove(job, nextJob, onMove, onClose) {
   removeWithUndo([job.id]);
-  nextJob ? onMove(nextJob) : onClose();
+  if (jobs.get().hidden.has(job.id)) nextJob ? onMove(nextJob) : onClose();
 }
 
 function onKey(event, { job, zoom, setZoom, setComparing, isComparing, previous, next, nextJob, mayWrite, onMove, onClose }) {
