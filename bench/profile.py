@@ -15,7 +15,8 @@ from pathlib import Path
 
 from bench.service import UNLIMITED, VALKEY
 from bench.worker.throughput import jobs_per_second
-from tests.stack import Process, Stack, valkey_server
+from tests.stack import Stack, valkey_server
+from tests.support.process import Process
 
 SAMPLES_PER_SECOND = 250
 JOBS_PER_ROUND = 200

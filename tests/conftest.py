@@ -22,8 +22,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Process, Stack, valkey_server
+from tests.stack import Stack, valkey_server
 from tests.support import fork_server
+from tests.support.process import Process
 
 if fork_server.IS_SUPPORTED:
     Process.forked_modules = fork_server.MODULES

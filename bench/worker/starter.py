@@ -10,7 +10,8 @@ from bench.figures import Figure, Goal, Scale, compare, seconds_of
 from bench.service import STARTER_REQUEST, UNLIMITED, VALKEY, BareScript
 from bench.worker.batching import batches
 from bench.worker.overhead import caller
-from tests.stack import Process, Stack, valkey_server
+from tests.stack import Stack, valkey_server
+from tests.support.process import Process
 
 FIRST = "worker start to first image / bare script start to first image"
 #: One image each: they alternate so quickly that changes of the machine's speed affect both.

@@ -11,7 +11,8 @@ import requests
 
 from bench.figures import Figure, Goal, Scale
 from bench.service import VALKEY
-from tests.stack import Process, Stack, free_port, valkey_server
+from tests.stack import Stack, free_port, valkey_server
+from tests.support.process import Process
 
 
 def measure(scale: Scale) -> Iterator[Figure]:

@@ -10,7 +10,8 @@ import requests
 from click.testing import Result
 from typer.testing import CliRunner
 
-from tests.stack import Process, free_port, socket_folder
+from tests.stack import free_port, socket_folder
+from tests.support.process import Process
 
 STOP_SECONDS = 45
 

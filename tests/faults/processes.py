@@ -4,7 +4,7 @@ from contextlib import suppress
 
 import psutil
 
-from tests.stack import Process
+from tests.support.process import Process
 
 
 def children_of(worker: Process | int) -> list[psutil.Process]:

@@ -9,7 +9,8 @@ import redis
 from shared.jobs.job import Job
 from shared.jobs.states import State
 from tests.faults.invariant import Invariant
-from tests.stack import Api, Event, Process, Stack, free_port
+from tests.stack import Api, Event, Stack, free_port
+from tests.support.process import Process
 
 QUICK_HOUSEKEEPER = "tests.faults.quick_housekeeper"
 

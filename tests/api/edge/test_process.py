@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 import psutil
 import pytest
 
-from tests.stack import Process, Stack
+from tests.stack import Stack
+from tests.support.process import Process
 
 HEAVY = (
     *("torch", "diffusers", "transformers", "numpy", "PIL", "opentelemetry.sdk.trace", "opentelemetry.exporter"),

@@ -9,8 +9,9 @@ from PIL import Image
 
 from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import Launched
-from tests.stack import Process, free_port
+from tests.stack import free_port
 from tests.support.polling import wait_until
+from tests.support.process import Process
 from tests.worker.images.image_checks import pixels
 
 

@@ -15,7 +15,8 @@ from compose.cli.app import cli
 from compose.launcher import up
 from compose.launcher.services import valkey_server
 from tests.compose.conftest import Launch, Launched
-from tests.stack import Process, free_port
+from tests.stack import free_port
+from tests.support.process import Process
 
 SECRET = "5ecret-of-somebody"
 

@@ -16,8 +16,9 @@ from rich.console import Console
 from compose.cli.terminal import create_console, create_table
 from compose.launcher.log_files import NAME
 from tests.compose.conftest import Launched
-from tests.stack import Process, Stack, free_port
+from tests.stack import Stack, free_port
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 
 def logs(service: Launched, *options: str) -> list[str]:

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Process, Stack, free_port
+from tests.stack import Stack, free_port
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 #: CPU time, which other processes on this machine do not change.
 MAX_CPU_SECONDS = 0.1

@@ -21,8 +21,8 @@ from compose.container.changed_settings import (
     script,
     write,
 )
-from tests.stack import Process
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 ROOT = Path(__file__).parents[3]
 SERVICES = yaml.safe_load((ROOT / "compose.yaml").read_text())["services"]

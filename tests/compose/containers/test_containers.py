@@ -19,7 +19,7 @@ from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 from shared.settings.service import PREFIX
 from shared.settings.worker import WorkerSettings
-from tests.stack import Process
+from tests.support.process import Process
 from tools import env_example
 
 ROOT = Path(__file__).parents[3]

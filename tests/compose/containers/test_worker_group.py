@@ -13,8 +13,8 @@ from compose.container import worker_group
 from compose.container.worker_group import WorkerGroup
 from shared.jobs.types import Backend
 from shared.workers.gpus import worker_slots
-from tests.stack import Process
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 #: Stands for a worker: says what it was given, touches its file, and ends with the code in a file named by its device.
 WORKER = """

@@ -18,7 +18,8 @@ from compose.doctor.report import print_json, print_results
 from shared.access.secrets import Secrets
 from tests.compose.conftest import Launched
 from tests.compose.doctor.installations import installation
-from tests.stack import Process, free_port, valkey_server
+from tests.stack import free_port, valkey_server
+from tests.support.process import Process
 from tests.worker.engines.bfl.provider import provider, refused
 
 

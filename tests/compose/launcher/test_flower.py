@@ -10,8 +10,9 @@ import psutil
 import pytest
 import requests
 
-from tests.stack import Process, Stack, free_port, valkey_server
+from tests.stack import Stack, free_port, valkey_server
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 LOGIN = ("somebody", "the-password-of-flower")
 REDIS_PASSWORD = "the-password-of-redis"

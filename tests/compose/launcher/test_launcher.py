@@ -14,8 +14,9 @@ import requests
 from compose.launcher.data_folder import REDIS_URL
 from tests.compose.conftest import STOP_SECONDS, Launch, Launched
 from tests.shared.webhooks.receiver import Receiver, receiving
-from tests.stack import Process, Stack, free_port
+from tests.stack import Stack, free_port
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 
 def test_one_command_starts_a_service_that_generates_images(service: Launched) -> None:

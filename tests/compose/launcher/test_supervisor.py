@@ -9,7 +9,7 @@ from pathlib import Path
 
 from compose.launcher.plan import Plan, Service, Stage
 from tests.compose.conftest import STOP_SECONDS
-from tests.stack import Process
+from tests.support.process import Process
 
 PROGRAM = "#!/bin/sh\necho ready $$\nexec sleep 600\n"
 

@@ -11,7 +11,8 @@ from typing import Any
 import requests
 import yaml
 
-from tests.stack import Process, free_port
+from tests.stack import free_port
+from tests.support.process import Process
 
 FOLDER = Path(__file__).parents[3] / "compose/monitoring"
 BINARY = shutil.which("prometheus")

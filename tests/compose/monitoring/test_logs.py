@@ -14,8 +14,9 @@ import requests
 from shared.observability import logs
 from tests.compose.conftest import STOP_SECONDS, Launched
 from tests.compose.monitoring.conftest import CANARY
-from tests.stack import Process, free_port
+from tests.stack import free_port
 from tests.support.polling import wait_until
+from tests.support.process import Process
 
 KEY = "the-key-of-somebody-0123"
 

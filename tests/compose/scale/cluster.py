@@ -12,7 +12,8 @@ from shared.redis.store import Store, connect
 from tests.compose.scale.hosts import Host, two_hosts
 from tests.shared.storage.s3 import S3Server
 from tests.shared.webhooks.receiver import SECRET, Receiver, receiving
-from tests.stack import Api, Process, Stack, free_port
+from tests.stack import Api, Stack, free_port
+from tests.support.process import Process
 
 ANN, BOB = "ann-has-a-key-of-her-own", "bob-has-a-key-of-his-own"
 PASSWORD = "password-of-redis"

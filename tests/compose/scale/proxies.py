@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from tests.stack import Process, free_port
+from tests.stack import free_port
+from tests.support.process import Process
 
 SCALING = Path(__file__).parents[3] / "docs/scaling.md"
 NGINX = """

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import trustme
 
-from tests.stack import Process, free_port, valkey_server
+from tests.stack import free_port, valkey_server
+from tests.support.process import Process
 
 #: Terminates TLS; arguments: port, folder of certificates, socket of the server.
 TERMINATOR = """

@@ -16,7 +16,7 @@ from shared.jobs.states import State
 from tests.faults.processes import child_of, kill_process_tree
 from tests.faults.service import Service
 from tests.faults.soak.tally import Tally
-from tests.stack import START_SECONDS
+from tests.support.process import START_SECONDS
 from tests.support.valkey import Valkey
 
 API = "api-0"

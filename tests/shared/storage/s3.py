@@ -11,7 +11,8 @@ from typing import Self
 
 import requests
 
-from tests.stack import Process, free_port
+from tests.stack import free_port
+from tests.support.process import Process
 
 REGION = "us-east-1"
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from compose.cli.app import cli
 from shared.settings.explanations import install_command
-from tests.stack import Process
+from tests.support.process import Process
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
 from tests.worker.models.conftest import NAME, NEEDED, TOKEN
 from tests.worker.models.hub import Hub

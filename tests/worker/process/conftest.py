@@ -2,7 +2,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.stack import Process, Stack
+from tests.stack import Stack
+from tests.support.process import Process
 
 
 @pytest.fixture(scope="session")

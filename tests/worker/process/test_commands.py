@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.stack import Process, Stack
+from tests.stack import Stack
+from tests.support.process import Process
 from tests.worker.new_jobs import run_job, simulated
 from tests.worker.worker_records import only_worker
 

@@ -17,8 +17,9 @@ from shared.redis.store import Store, connect
 from shared.settings.worker import WorkerSettings
 from shared.workers.records import WorkerRecord, Workers, WorkerState
 from tests.conftest import RED_HEART
-from tests.stack import Process, Stack
+from tests.stack import Stack
 from tests.support.polling import wait_until
+from tests.support.process import Process
 from tests.worker.models.conftest import reach
 from tests.worker.new_jobs import child_process, get_job, simulated, start_job, submit_job
 from worker.models.sources import STARTER

@@ -10,8 +10,9 @@ import pytest
 from shared.jobs.types import Backend
 from shared.workers.records import WorkerRecord
 from tests.conftest import RED_HEART
-from tests.stack import Process, Stack
+from tests.stack import Stack
 from tests.support.polling import wait_until
+from tests.support.process import Process
 from tests.worker.new_jobs import child_process, get_job, run_job, simulated, start_job
 from tests.worker.worker_records import only_worker, worker_records
 

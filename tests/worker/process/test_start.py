@@ -10,8 +10,9 @@ from typing import Any
 
 from shared.redis.store import connect
 from tests.conftest import RED_HEART
-from tests.stack import Api, Process, Stack
+from tests.stack import Api, Stack
 from tests.support.polling import wait_until
+from tests.support.process import Process
 from tests.worker.models.hub import hub_serving
 from tests.worker.new_jobs import child_process, run_job
 from worker.models.sources import STARTER

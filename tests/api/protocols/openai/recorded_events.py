@@ -7,7 +7,8 @@ import redis
 
 from shared.jobs.snapshots import JobEvent
 from shared.redis.keys import Keys
-from tests.stack import START_SECONDS, Stack
+from tests.stack import Stack
+from tests.support.process import START_SECONDS
 
 
 @contextmanager

@@ -13,7 +13,8 @@ from requests.adapters import HTTPAdapter
 
 from tests.compose.n8n.trial.flatted import unflatten
 from tests.compose.n8n.trial.installation import Installation
-from tests.stack import Process, free_port
+from tests.stack import free_port
+from tests.support.process import Process
 
 OWNER = {"email": "owner@example.com", "firstName": "O", "lastName": "W", "password": "Correct-horse-7"}
 ENDED = ("success", "error", "crashed", "canceled")

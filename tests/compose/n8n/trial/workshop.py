@@ -17,7 +17,8 @@ from tests.compose.n8n.trial.installation import Installation, install_nodes
 from tests.compose.n8n.trial.recorder import Recorder, recording
 from tests.compose.n8n.workflows import FILES, FOLDER
 from tests.shared.webhooks.receiver import SECRET
-from tests.stack import Process, Stack, free_port, valkey_server
+from tests.stack import Stack, free_port, valkey_server
+from tests.support.process import Process
 
 KEY = "the-key-of-n8n-0123456789"
 TOKEN = "a long random text"

@@ -59,11 +59,12 @@ class Table:
     provider: Provider
     seconds: float = 20.0
     url: str = ""
+    timeouts: ProviderTimeouts = QUICK
 
     @property
     def backend(self) -> FluxApi:
         url = self.url or self.provider.api_url
-        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Unlimited(), timeouts=QUICK)
+        return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Unlimited(), timeouts=self.timeouts)
 
     def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
         unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})

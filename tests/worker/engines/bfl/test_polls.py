@@ -76,6 +76,8 @@ def test_only_a_final_status_ends_a_task_that_was_paid_for(table: Table, reply: 
 
 def test_a_task_that_is_not_known_yet_is_polled_again(table: Table) -> None:
     table.provider.polls = [state("Task not found"), refused(404, "no such task")] * 3 + [table.provider.ready()]
+    # Usually tests wait for half a second, which six polls may take on a busy machine.
+    table.timeouts = ProviderTimeouts(first_pause=0.01, longest_pause=0.02)
 
     assert len(table.made()) == 1
 

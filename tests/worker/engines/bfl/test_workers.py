@@ -17,7 +17,8 @@ import redis
 
 from tests.api.problem import assert_problem
 from tests.compose.conftest import Launched
-from tests.stack import Api, Process, Stack
+from tests.stack import Api, Stack
+from tests.support.process import Process
 from tests.worker.engines.bfl.conftest import cloud_settings
 from tests.worker.engines.bfl.provider import KEY, Provider, ReceivedRequest, Reply, image, refused, state
 from tests.worker.new_jobs import get_job, submit_job
