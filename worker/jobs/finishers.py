@@ -12,7 +12,7 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 R = TypeVar("R")
 
-#: Images and jobs that are finished side by side: they wait for disks and networks most of the time.
+#: Jobs that are finished side by side: they wait for disks and networks most of the time.
 MOST_AT_ONCE = 4
 
 

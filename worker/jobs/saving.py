@@ -18,7 +18,6 @@ from worker.images.encoder import Encoder
 from worker.images.scaling import Scale, scale_to_output, scaled
 from worker.images.thumbnails import encode_thumbnail
 from worker.images.values import Pixels, RenderedImage
-from worker.jobs.finishers import side_by_side
 from worker.jobs.rendering import Rendering, milliseconds_since
 
 logger = logging.getLogger(__name__)
@@ -54,9 +53,8 @@ class ImageSaver:
         if rendering.error is not None and not rendering.rendered:
             raise rendering.error
         monitor, begin = rendering.monitor, time.perf_counter()
-        numbered = list(enumerate(rendering.rendered))
-        with rendering.spans.record("encode"), side_by_side(partial(self._save_image, rendering), numbered) as saved:
-            images = tuple(saved)
+        with rendering.spans.record("encode"):
+            images = tuple(self._save_image(rendering, *numbered) for numbered in enumerate(rendering.rendered))
         if rendering.error is not None:
             rendering.images = images
             raise rendering.error
@@ -74,8 +72,8 @@ class ImageSaver:
         )
         return SavedImages(images, timings)
 
-    def _save_image(self, rendering: Rendering, numbered: tuple[int, RenderedImage]) -> Image:
-        job, (index, image) = rendering.job, numbered
+    def _save_image(self, rendering: Rendering, index: int, image: RenderedImage) -> Image:
+        job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request, self.scale)
         thumbnails = () if image.flagged else self._encode_thumbnails(job, image.pixels)

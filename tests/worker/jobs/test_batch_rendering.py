@@ -1,22 +1,20 @@
 """Jobs that render in one batch get what they would get alone, and fail alone."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from threading import Barrier
 from typing import Any
 
 import numpy as np
-import pytest
 
-from shared.errors import StorageFull
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.states import State
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from tests.support.polling import TIMEOUT_SECONDS, wait_until
-from tests.worker.bench import Bench, wake
+from tests.worker.bench import Bench, speckled, wake
 from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit_all
 from worker.engines.base import MultiJobWatch, Step
 from worker.engines.null import NullEngine
@@ -162,29 +160,23 @@ class Rendezvous(FolderStore):
         return super().create(name, data, staging_name)
 
 
-@pytest.mark.parametrize("requests", [[{"num_images": 2}], [{"seed": 1}, {"seed": 2}]], ids=["one job", "two jobs"])
-def test_a_slow_storage_is_waited_for_once(
-    bench: Bench, engine: CountingEngine, requests: list[dict[str, Any]]
-) -> None:
-    jobs = submit_all(bench, *requests)
+def test_jobs_of_a_batch_wait_for_a_slow_storage_at_the_same_time(bench: Bench, engine: CountingEngine) -> None:
+    jobs = submit_all(bench, {"seed": 1}, {"seed": 2})
 
     run(bench, engine, images=ImageStore(Rendezvous(bench.folder)))
 
-    assert states(bench, jobs) == ["succeeded"] * len(jobs)
-    assert len(bench.files) == 2
+    assert states(bench, jobs) == ["succeeded", "succeeded"]
 
 
-def test_of_a_job_that_fails_while_its_images_are_stored_no_image_stays(bench: Bench, engine: CountingEngine) -> None:
-    @dataclass(frozen=True)
-    class Filling(FolderStore):
-        def create(self, name: str, data: bytes, staging_name: str) -> bool:
-            if "-0." in name:
-                raise StorageFull
-            return super().create(name, data, staging_name)
+def test_an_image_is_taken_from_the_engine_once_the_one_before_is_stored(bench: Bench) -> None:
+    class Lazy(list[RenderedImage]):
+        """Like the images of a provider, which are decoded one at a time to fit into memory."""
 
-    (job,) = submit_all(bench, {"num_images": 4})
+        def __iter__(self) -> Iterator[RenderedImage]:
+            for index in range(3):
+                assert len(bench.files) == index
+                yield self[index]
 
-    run(bench, engine, images=ImageStore(Filling(bench.folder)))
+    job = bench.run(bench.submit(num_images=3), lambda *_: Lazy([RenderedImage(speckled(64, 64), 0)] * 3))
 
-    assert states(bench, [job]) == ["failed"]
-    assert bench.files == []
+    assert (job.state, len(job.images)) == ("succeeded", 3)
