@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from typing import Any
 
-from worker.models.hub.licences import commercial_use_of
 from worker.models.local_model import LocalModel
 
 #: Models that were not distilled need more.
@@ -48,11 +47,11 @@ class LatentLayout(StrEnum):
 
 @dataclass(frozen=True)
 class Siblings:
-    """Pipelines that do other things with the same weights."""
+    """Pipelines that do other things with the same weights: by default those with the usual names, where they exist."""
 
-    image: str | None = None
+    image: str | None = "{}Img2ImgPipeline"
     """Starts from an image, and changes it by `strength`."""
-    inpaint: str | None = None
+    inpaint: str | None = "{}InpaintPipeline"
     """Repaints what a mask shows."""
 
 
@@ -78,7 +77,7 @@ class Family:
     needs: tuple[str, ...] = ()
     """Request fields without which the pipeline does nothing."""
     side: int | None = None
-    """The native size; None if the configuration of the denoiser contains it."""
+    """The native size; None if the configuration of the denoiser contains it, or if it is the usual one."""
     patch: int = 2
     """How many latents belong together: sides are multiples of so many times the scale of the autoencoder."""
     least_multiple: int = 8
@@ -102,11 +101,6 @@ class Family:
     """Arguments of every call."""
     licence: str | None = None
     """None if that depends on the model."""
-
-    @property
-    def commercial_use(self) -> bool | None:
-        """None if the licence has conditions or is unknown."""
-        return commercial_use_of(self.licence)
 
     @property
     def is_distilled(self) -> bool:
@@ -210,8 +204,6 @@ def _predicts_velocities(model: LocalModel) -> bool:
     return model.config("scheduler").get("prediction_type") == "v_prediction"
 
 
-_SD = Siblings("StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline")
-_XL = Siblings("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 _SD_PIPELINES = ("StableDiffusionPipeline", "StableDiffusionInpaintPipeline", "LatentConsistencyModelPipeline")
 _XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline")
 #: What the rows of Stable Diffusion 1 and 2 share. By step 25, common schedulers have converged. The pipeline of latent
@@ -219,7 +211,6 @@ _XL_PIPELINES = ("StableDiffusionXLPipeline", "StableDiffusionXLInpaintPipeline"
 _SD_ROW: dict[str, Any] = {
     "pipelines": _SD_PIPELINES,
     "runs": "StableDiffusionPipeline",
-    "siblings": _SD,
     "patch": 1,
     "max_pixels": None,
     "size_tolerance": 1.5,
@@ -233,23 +224,18 @@ _XL_ROW: dict[str, Any] = {
     **_SD_ROW,
     "pipelines": _XL_PIPELINES,
     "runs": "StableDiffusionXLPipeline",
-    "siblings": _XL,
     "licence": "CreativeML Open RAIL++-M",
 }
 #: Free below a limit of revenue, by the card of Stable Diffusion 3.5: whether that holds is for the operator to know.
 _STABILITY: dict[str, Any] = {"licence": "Stability AI Community"}
-_FLUX = Siblings("FluxImg2ImgPipeline", "FluxInpaintPipeline")
 _FLUX_ROW: dict[str, Any] = {
     "form": Guidance.EMBEDDED,
-    "side": 1024,
     "layout": LatentLayout.PATCHES,
     "licence": "FLUX.1 dev non-commercial",
 }
 _KLEIN_ROW: dict[str, Any] = {
     "pipelines": ("Flux2KleinPipeline",),
-    "siblings": Siblings(inpaint="Flux2KleinInpaintPipeline"),
     "references": 4,
-    "side": 1024,
     "layout": LatentLayout.PATCHES,
     "licence": "Apache-2.0",
 }
@@ -258,8 +244,6 @@ _KLEIN_9B_ROW: dict[str, Any] = {**_KLEIN_ROW, "licence": "FLUX non-commercial"}
 _Z_IMAGE_ROW: dict[str, Any] = {
     "pipelines": ("ZImagePipeline",),
     "guided_above": 0.0,
-    "siblings": Siblings("ZImageImg2ImgPipeline", "ZImageInpaintPipeline"),
-    "side": 1024,
     "licence": "Apache-2.0",
 }
 _QWEN_ROW: dict[str, Any] = {
@@ -271,13 +255,11 @@ _QWEN_ROW: dict[str, Any] = {
 _KREA_ROW: dict[str, Any] = {
     "pipelines": ("Krea2Pipeline",),
     "guided_above": 0.0,
-    "side": 1024,
     "layout": LatentLayout.PATCHES,
     "licence": "Krea 2 community",
 }
 _ERNIE_ROW: dict[str, Any] = {
     "pipelines": ("ErnieImagePipeline",),
-    "side": 1024,
     "licence": "Apache-2.0",
 }
 _SANA_ROW: dict[str, Any] = {
@@ -346,7 +328,6 @@ FAMILIES: tuple[Family, ...] = (
         steps=4,
         guidance=0.0,
         is_variant=_named("turbo"),
-        siblings=Siblings("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
         **_STABILITY,
     ),
     Family(
@@ -355,7 +336,6 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("StableDiffusion3Pipeline",),
         steps=28,
         guidance=4.5,
-        siblings=Siblings("StableDiffusion3Img2ImgPipeline", "StableDiffusion3InpaintPipeline"),
         **_STABILITY,
     ),
     Family(
@@ -366,7 +346,6 @@ FAMILIES: tuple[Family, ...] = (
         steps=4,
         guidance=0.0,
         is_variant=_has_no_guidance_input,
-        siblings=_FLUX,
         # Its text encoder was trained with shorter prompts.
         arguments={"max_sequence_length": 256},
     ),
@@ -376,7 +355,6 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("FluxPipeline",),
         steps=28,
         guidance=3.5,
-        siblings=_FLUX,
         **_FLUX_ROW,
     ),
     Family(
@@ -385,7 +363,6 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("FluxKontextPipeline",),
         steps=28,
         guidance=2.5,
-        siblings=Siblings(inpaint="FluxKontextInpaintPipeline"),
         references=1,
         **_FLUX_ROW,
     ),
@@ -450,7 +427,6 @@ FAMILIES: tuple[Family, ...] = (
         title="Qwen-Image",
         pipelines=("QwenImagePipeline",),
         steps=50,
-        siblings=Siblings("QwenImageImg2ImgPipeline", "QwenImageInpaintPipeline"),
         side=1328,
         **_QWEN_ROW,
     ),
@@ -459,10 +435,8 @@ FAMILIES: tuple[Family, ...] = (
         title="Qwen-Image-Edit",
         pipelines=("QwenImageEditPipeline",),
         steps=50,
-        siblings=Siblings(inpaint="QwenImageEditInpaintPipeline"),
         references=1,
         needs=("image",),
-        side=1024,
         **_QWEN_ROW,
     ),
     Family(
@@ -472,7 +446,6 @@ FAMILIES: tuple[Family, ...] = (
         steps=40,
         references=3,
         needs=("image",),
-        side=1024,
         **_QWEN_ROW,
     ),
     Family(
@@ -483,8 +456,7 @@ FAMILIES: tuple[Family, ...] = (
         steps=40,
         guidance=3.0,
         # The pipeline for masks of diffusers 0.42 reads a setting that the transformer does not have.
-        siblings=Siblings("ChromaImg2ImgPipeline"),
-        side=1024,
+        siblings=Siblings(inpaint=None),
         layout=LatentLayout.PATCHES,
         licence="Apache-2.0",
     ),
@@ -495,7 +467,6 @@ FAMILIES: tuple[Family, ...] = (
         steps=2,
         guidance=4.5,
         form=Guidance.EMBEDDED,
-        siblings=Siblings("SanaSprintImg2ImgPipeline"),
         **_SANA_ROW,
     ),
     Family(key="sana", title="Sana", pipelines=("SanaPipeline",), steps=20, guidance=4.5, **_SANA_ROW),
@@ -550,7 +521,6 @@ FAMILIES: tuple[Family, ...] = (
         pipelines=("Kandinsky5T2IPipeline",),
         steps=50,
         guidance=3.5,
-        side=1024,
         fixed_sizes=True,
         layout=LatentLayout.FRAMES,
         licence="MIT",

@@ -27,11 +27,12 @@ def pipeline_of(model: LocalModel) -> tuple[Any, Family]:
     pipeline = _pipeline_class(model, family)
     parameters = parameters_of(pipeline)
     if family is UNLISTED:
-        family = _unlisted_family(model, parameters)
+        family = _unlisted_family(parameters)
     if model.is_modular:
         siblings = _modular_siblings(model, family, parameters)
     else:
-        names = (family.siblings.image, family.siblings.inpaint)
+        stem = (family.runs or model.pipeline_class).removesuffix("Pipeline")
+        names = (name and name.format(stem) for name in (family.siblings.image, family.siblings.inpaint))
         siblings = Siblings(*(name if _fits(name, model) else None for name in names))
     return pipeline, replace(family, siblings=siblings)
 
@@ -88,16 +89,15 @@ def scale_name(parameters: Mapping[str, Parameter]) -> str | None:
     return next((name for name in names if name in parameters), None)
 
 
-def _unlisted_family(model: LocalModel, parameters: Mapping[str, Parameter]) -> Family:
-    """What the names of arguments mean elsewhere, and siblings with the usual names."""
-    stem, form = model.pipeline_class.removesuffix("Pipeline"), _guidance_form(parameters)
+def _unlisted_family(parameters: Mapping[str, Parameter]) -> Family:
+    """What the names of arguments mean elsewhere."""
+    form = _guidance_form(parameters)
     scale = "true_cfg_scale" if form is Guidance.TRUE_CFG else scale_name(parameters)
     return replace(
         UNLISTED,
         steps=int(_default(parameters, "num_inference_steps") or 50),
         guidance=float(_default(parameters, scale or "") or 0.0),
         form=form,
-        siblings=Siblings(f"{stem}Img2ImgPipeline", f"{stem}InpaintPipeline"),
         references=int("image" in parameters and "strength" not in parameters),
     )
 
