@@ -6,10 +6,8 @@ import logging
 import math
 import os
 import re
-import tempfile
 import unicodedata
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -115,14 +113,13 @@ class UnusableLora(Exception):
 
 @dataclass(frozen=True)
 class DiffusersLora:
-    """A LoRA that diffusers can read, and how many weights the original file has."""
+    """What diffusers loads a LoRA from, and how many weights the file has."""
 
-    source: Path | dict[str, torch.Tensor]
+    source: str | dict[str, torch.Tensor]
     weights: int
 
 
-@contextmanager
-def open_lora(file: Path, denoiser: str) -> Iterator[DiffusersLora]:
+def read_lora(file: Path, denoiser: str) -> DiffusersLora:
     """`denoiser` is the name of the part that most LoRAs are for.
 
     Raises OSError, SafetensorError and UnusableLora.
@@ -135,15 +132,11 @@ def open_lora(file: Path, denoiser: str) -> Iterator[DiffusersLora]:
             raise UnusableLora("it has no LoRA weights that diffusers supports")
         if any(key.rpartition(".")[2].startswith(_OTHER_KINDS) for key in keys):
             raise UnusableLora("it is a LoHa or a LoKr, not a LoRA")
-        if len(usable) < len(keys) or any(key.startswith(_PEFT) for key in usable):
-            weights = {key: opened.get_tensor(key) for key in usable}
-            yield DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG), denoiser), count)
-            return
-    # As a file, because its header may hold scaling factors. The link has the suffix that tells diffusers: no pickle.
-    with tempfile.TemporaryDirectory() as folder:
-        link = Path(folder, f"lora{SUFFIX}")
-        link.symlink_to(file.absolute())
-        yield DiffusersLora(link, count)
+        if len(usable) == len(keys) and not any(key.startswith(_PEFT) for key in usable):
+            # As a file, because its header may hold scaling factors.
+            return DiffusersLora(str(file.absolute()), count)
+        weights = {key: opened.get_tensor(key) for key in usable}
+    return DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG), denoiser), count)
 
 
 def _from_peft(weights: dict[str, torch.Tensor], config_file: Path, denoiser: str) -> dict[str, torch.Tensor]:

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, open_lora
+from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, read_lora
 from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 from worker.models.contents.fingerprint import revision_of
 from worker.models.contents.part_sources import is_changed_by_loras
@@ -159,13 +159,8 @@ class Loras:
 
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
         """How many weights the file has, and how many of them the model uses."""
-        with open_lora(path, self._pipelines.denoiser_name) as file:
-            match file.source:
-                case Path():
-                    link = {"weight_name": file.source.name, "use_safetensors": True, "local_files_only": True}
-                    self._pipe.load_lora_weights(str(file.source.parent), adapter_name=adapter, **link)
-                case weights:
-                    self._pipe.load_lora_weights(weights, adapter_name=adapter)
+        file = read_lora(path, self._pipelines.denoiser_name)
+        self._pipe.load_lora_weights(file.source, adapter_name=adapter, use_safetensors=True, local_files_only=True)
         parts = self._pipelines.parts
         used = sum(f".{adapter}." in key for part in parts for key, _ in part.named_parameters())
         if not used:
