@@ -8,9 +8,10 @@ from itertools import groupby
 from pathlib import Path
 from typing import Self
 
+from shared.models.catalogue import ModelState
 from shared.settings.worker import WorkerSettings
 from worker.models.catalogue.candidates import Candidate, CandidateKind
-from worker.models.catalogue.entries import CatalogueModel, DiskState
+from worker.models.catalogue.entries import CatalogueModel
 from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
 from worker.models.catalogue.scan import MAX_FILES, FolderScan
 from worker.models.contents.fingerprint import revision_of_files
@@ -37,7 +38,7 @@ class _Inspected:
     def _depends_on_base(self) -> bool:
         if self.entry is None or self.candidate.kind not in (CandidateKind.PAIR, CandidateKind.FILE):
             return False
-        return self.entry.state is DiskState.MISSING or (
+        return self.entry.state is ModelState.MISSING or (
             self.entry.model is not None and self.entry.model.base is not None
         )
 
@@ -96,7 +97,7 @@ class Catalogue:
             if candidate is not None:
                 found.append(candidate)
             else:
-                missing.append(CatalogueModel(source.model_id, DiskState.MISSING, _missing_sentence(source)))
+                missing.append(CatalogueModel(source.model_id, ModelState.MISSING, _missing_sentence(source)))
         candidates = sorted([*found, *scan.candidates()], key=lambda candidate: _ORDER.index(candidate.kind))
         if not scan.is_complete:
             logger.warning("%s has more than %d files; the others are ignored", self._model_dir, MAX_FILES)

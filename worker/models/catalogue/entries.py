@@ -1,28 +1,19 @@
 """What the catalogue says about a model on disk."""
 
 from dataclasses import dataclass
-from enum import StrEnum
 from typing import Self
 
+from shared.models.catalogue import ModelState
 from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.families import family_of
 from worker.models.hub.licences import commercial_use_of
 from worker.models.local_model import LocalModel
 
 
-class DiskState(StrEnum):
-    AVAILABLE = "available"
-    DOWNLOADING = "downloading"
-    """Also files that are being copied."""
-    MISSING = "missing"
-    """Something has to be added first."""
-    BROKEN = "broken"
-
-
 @dataclass(frozen=True)
 class CatalogueModel:
     name: str
-    state: DiskState
+    state: ModelState
     reason: str | None = None
     """One sentence, unless the model is available."""
     size_bytes: int = 0
@@ -49,7 +40,7 @@ class CatalogueModel:
         permitted = commercial_use_of(licence) if overrides.commercial_use is None else overrides.commercial_use
         return cls(
             name=model.name,
-            state=DiskState.AVAILABLE,
+            state=ModelState.AVAILABLE,
             size_bytes=size_bytes,
             family=family.key,
             licence=licence,

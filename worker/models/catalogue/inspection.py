@@ -5,9 +5,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from shared.errors import ConfigurationError
+from shared.models.catalogue import ModelState
 from worker.models import weight_files
 from worker.models.catalogue.candidates import Candidate, CandidateKind
-from worker.models.catalogue.entries import CatalogueModel, DiskState
+from worker.models.catalogue.entries import CatalogueModel
 from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec
@@ -39,32 +40,32 @@ class Inspector:
         except IncompleteFile as error:
             return self._incomplete(candidate, str(error))
         except NeedsBase as error:
-            return _entry(candidate, DiskState.MISSING, str(error))
+            return _entry(candidate, ModelState.MISSING, str(error))
         except (NotACheckpoint, InvalidHeader) as error:
-            return _entry(candidate, DiskState.BROKEN, str(error))
+            return _entry(candidate, ModelState.BROKEN, str(error))
         except ConfigurationError as error:
-            return _entry(candidate, DiskState.BROKEN, error.detail)
+            return _entry(candidate, ModelState.BROKEN, error.detail)
         except OSError as error:
-            return _entry(candidate, DiskState.BROKEN, f"The files cannot be read: {error.strerror or error}.")
+            return _entry(candidate, ModelState.BROKEN, f"The files cannot be read: {error.strerror or error}.")
         except Exception:
             # Models are files of strangers: whatever is wrong with one must not hide the others.
             logger.exception("%s cannot be inspected", candidate.path)
-            return _entry(candidate, DiskState.BROKEN, "It cannot be understood; the log of the worker says why.")
+            return _entry(candidate, ModelState.BROKEN, "It cannot be understood; the log of the worker says why.")
 
     def is_final(self, candidate: Candidate, entry: CatalogueModel | None) -> bool:
         """Whether the same files always give the same entry."""
-        changing = entry is not None and entry.state is DiskState.DOWNLOADING
+        changing = entry is not None and entry.state is ModelState.DOWNLOADING
         return not changing and candidate.kind is not CandidateKind.PLANNED
 
     def _inspect(self, candidate: Candidate) -> CatalogueModel | None:
         match candidate.kind:
             case CandidateKind.OUTSIDE:
                 reason = "It is a symbolic link to a place outside SD_MODEL_DIR, or to nothing; move the files here."
-                return _entry(candidate, DiskState.BROKEN, reason)
+                return _entry(candidate, ModelState.BROKEN, reason)
             case CandidateKind.PICKLE:
                 kind = candidate.path.suffix
                 reason = f"It is a pickle ({kind}), which can run code and is never loaded; convert it to .safetensors."
-                return _entry(candidate, DiskState.BROKEN, reason)
+                return _entry(candidate, ModelState.BROKEN, reason)
             case CandidateKind.FOLDER:
                 return self._folder(candidate)
             case CandidateKind.PLANNED:
@@ -77,12 +78,12 @@ class Inspector:
     def _folder(self, candidate: Candidate) -> CatalogueModel:
         index = index_name(candidate.path)
         if index is None:
-            return _entry(candidate, DiskState.BROKEN, "Its index is not a file.")
+            return _entry(candidate, ModelState.BROKEN, "Its index is not a file.")
         model = replace(folder_model(candidate.name, candidate.path, index), revision=_revision(candidate))
         if not model.pipeline_class.isidentifier():
-            return _entry(candidate, DiskState.BROKEN, f"Its {index} names no pipeline class.")
+            return _entry(candidate, ModelState.BROKEN, f"Its {index} names no pipeline class.")
         if reason := _missing_weights(candidate, model):
-            return _entry(candidate, DiskState.BROKEN, reason)
+            return _entry(candidate, ModelState.BROKEN, reason)
         _require_whole_files(candidate)
         return CatalogueModel.available(model, ModelSpec(licence=licence_of_folder(candidate.path)), candidate.size)
 
@@ -100,10 +101,10 @@ class Inspector:
     def _file(self, candidate: Candidate) -> CatalogueModel:
         overrides = _overrides(candidate)
         if candidate.downloading:
-            return _entry(candidate, DiskState.DOWNLOADING, "It is being downloaded.")
+            return _entry(candidate, ModelState.DOWNLOADING, "It is being downloaded.")
         entry = self._described(candidate, candidate.path, _without_pair(overrides))
-        if entry.state is DiskState.AVAILABLE and candidate.age < self.settling_seconds:
-            return _entry(candidate, DiskState.DOWNLOADING, "It has just changed, and may still be changing.")
+        if entry.state is ModelState.AVAILABLE and candidate.age < self.settling_seconds:
+            return _entry(candidate, ModelState.DOWNLOADING, "It has just changed, and may still be changing.")
         return entry
 
     def _described(self, candidate: Candidate, path: Path, overrides: ModelOverrides) -> CatalogueModel:
@@ -112,8 +113,8 @@ class Inspector:
 
     def _incomplete(self, candidate: Candidate, reason: str) -> CatalogueModel:
         if candidate.age < COPYING_SECONDS:
-            return _entry(candidate, DiskState.DOWNLOADING, f"{reason} It is still being copied.")
-        return _entry(candidate, DiskState.BROKEN, f"{reason} Copy or download it again.")
+            return _entry(candidate, ModelState.DOWNLOADING, f"{reason} It is still being copied.")
+        return _entry(candidate, ModelState.BROKEN, f"{reason} Copy or download it again.")
 
 
 def _without_pair(overrides: ModelOverrides) -> ModelOverrides:
@@ -129,19 +130,19 @@ def _revision(candidate: Candidate) -> str:
     return revision_of_files((path, f"{size} {modified}") for path, size, modified, _ in candidate.signature)
 
 
-def _entry(candidate: Candidate, state: DiskState, reason: str) -> CatalogueModel:
+def _entry(candidate: Candidate, state: ModelState, reason: str) -> CatalogueModel:
     return CatalogueModel(candidate.name, state, reason, candidate.size)
 
 
 def _planned(candidate: Candidate) -> CatalogueModel:
     plan = DownloadPlan.read(candidate.path)
     if plan is None:
-        return _entry(candidate, DiskState.BROKEN, "Its download.json is damaged; remove the folder.")
+        return _entry(candidate, ModelState.BROKEN, "Its download.json is damaged; remove the folder.")
     done, total = plan.downloaded_bytes(candidate.path), plan.total_bytes
     progress = f"{format_bytes(done)} of {format_bytes(total)} are downloaded"
     running = is_downloading(candidate.path)
     reason = f"{progress}." if running else f"{progress}; continue with `imagegen models pull {candidate.name}`."
-    state = DiskState.DOWNLOADING if running else DiskState.MISSING
+    state = ModelState.DOWNLOADING if running else ModelState.MISSING
     licence = plan.licence
     return CatalogueModel(
         candidate.name, state, reason, total, licence=licence, commercial_use=commercial_use_of(licence)

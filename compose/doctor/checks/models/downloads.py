@@ -6,7 +6,8 @@ from collections.abc import Iterator, Set
 from compose.doctor.findings import Finding, ok, problem, warning
 from compose.doctor.installation import Installation
 from shared.errors import ConfigurationError
-from worker.models.catalogue import Catalogue, DiskState
+from shared.models.catalogue import ModelState
+from worker.models.catalogue import Catalogue
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading
 from worker.models.sources import STARTER_NAME, ModelSource
 
@@ -30,7 +31,7 @@ def check(installation: Installation) -> Iterator[Finding]:
 def _check_catalogue(installation: Installation, named: Set[str]) -> Iterator[Finding]:
     """Broken models, which requests cannot choose, except those that settings name."""
     entries = Catalogue.of(installation.settings).scan()
-    broken = [entry for name, entry in entries.items() if entry.state is DiskState.BROKEN and name not in named]
+    broken = [entry for name, entry in entries.items() if entry.state is ModelState.BROKEN and name not in named]
     for entry in broken[:MAX_BROKEN]:
         yield warning(f"The model {entry.name} in SD_MODEL_DIR is broken. {entry.reason}", REPAIR)
     if len(broken) > MAX_BROKEN:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from shared.models.catalogue import ModelState
 from shared.settings.worker import WorkerSettings
 from tests.worker.models.checkpoints.headers import flux_shapes, sd15_shapes, write_header, write_raw
-from worker.models.catalogue import Catalogue, CatalogueModel, DiskState
+from worker.models.catalogue import Catalogue, CatalogueModel
 from worker.models.sources import STARTER, ModelSource
 
 
@@ -20,7 +21,7 @@ def scanned(folder: Path, *names: str, settling_seconds: float = 0) -> Mapping[s
     return Catalogue(folder, sources, settling_seconds=settling_seconds).scan()
 
 
-def states(folder: Path, *names: str) -> dict[str, DiskState]:
+def states(folder: Path, *names: str) -> dict[str, ModelState]:
     return {name: entry.state for name, entry in scanned(folder, *names).items()}
 
 
@@ -41,7 +42,7 @@ def test_names_are_paths_below_the_folder_without_the_ending(tmp_path: Path) -> 
     models = scanned(tmp_path)
 
     assert list(models) == ["dream.shaper v8", "owner/name", "sd/ätsch/model"]
-    assert {entry.state for entry in models.values()} == {DiskState.AVAILABLE}
+    assert {entry.state for entry in models.values()} == {ModelState.AVAILABLE}
 
 
 def test_parts_of_a_model_and_single_parts_are_not_models(tmp_path: Path) -> None:
@@ -72,9 +73,9 @@ def test_models_of_the_same_name_keep_their_endings_apart(tmp_path: Path) -> Non
     (tmp_path / "same.ckpt").touch()
 
     assert states(tmp_path) == {
-        "same": DiskState.AVAILABLE,
-        "same.safetensors": DiskState.AVAILABLE,
-        "same.ckpt": DiskState.BROKEN,
+        "same": ModelState.AVAILABLE,
+        "same.safetensors": ModelState.AVAILABLE,
+        "same.ckpt": ModelState.BROKEN,
     }
 
 
@@ -98,11 +99,11 @@ def test_links_that_lead_outside_are_broken_and_others_are_followed(tmp_path: Pa
     (models / "sd" / "loop").symlink_to(models)
 
     assert states(models) == {
-        "file": DiskState.BROKEN,
-        "folder": DiskState.BROKEN,
-        "inside": DiskState.AVAILABLE,
-        "nowhere": DiskState.BROKEN,
-        "sd/real": DiskState.AVAILABLE,
+        "file": ModelState.BROKEN,
+        "folder": ModelState.BROKEN,
+        "inside": ModelState.AVAILABLE,
+        "nowhere": ModelState.BROKEN,
+        "sd/real": ModelState.AVAILABLE,
     }
 
 
@@ -116,7 +117,7 @@ def test_a_file_that_is_being_copied_becomes_available_when_it_is_whole(tmp_path
     os.truncate(file, whole)
     after = catalogue.scan()["model"]
 
-    assert (during.state, after.state) == (DiskState.DOWNLOADING, DiskState.AVAILABLE)
+    assert (during.state, after.state) == (ModelState.DOWNLOADING, ModelState.AVAILABLE)
     assert during.reason == (
         f"The file is incomplete: it has {whole // 2:,} of {whole:,} bytes. It is still being copied."
     )
@@ -127,7 +128,7 @@ def test_a_file_that_was_cut_off_long_ago_is_broken(tmp_path: Path) -> None:
     os.truncate(file, file.stat().st_size - 1)
     os.utime(file, (0, 0))
 
-    assert only(tmp_path).state is DiskState.BROKEN
+    assert only(tmp_path).state is ModelState.BROKEN
     assert str(only(tmp_path).reason).endswith("bytes. Copy or download it again.")
 
 
@@ -138,14 +139,14 @@ def test_a_file_that_has_just_changed_waits_until_it_settles(tmp_path: Path) -> 
     before = catalogue.scan()["model"].state
     os.utime(file, (time.time() - 31, time.time() - 31))
 
-    assert (before, catalogue.scan()["model"].state) == (DiskState.DOWNLOADING, DiskState.AVAILABLE)
+    assert (before, catalogue.scan()["model"].state) == (ModelState.DOWNLOADING, ModelState.AVAILABLE)
 
 
 def test_a_file_beside_a_mark_of_a_download_is_downloading(tmp_path: Path) -> None:
     file = write_header(tmp_path / "model.safetensors", sd15_shapes())
     file.with_name(f"{file.name}.aria2").touch()
 
-    assert only(tmp_path).state is DiskState.DOWNLOADING
+    assert only(tmp_path).state is ModelState.DOWNLOADING
 
 
 def test_a_file_that_is_replaced_gets_another_revision(tmp_path: Path) -> None:
@@ -173,7 +174,7 @@ def test_a_file_that_is_replaced_gets_another_revision(tmp_path: Path) -> None:
 def test_nonsense_is_one_sentence(header: bytes, reason: str, tmp_path: Path) -> None:
     (tmp_path / "model.safetensors").write_bytes(header)
 
-    assert only(tmp_path).state is DiskState.BROKEN
+    assert only(tmp_path).state is ModelState.BROKEN
     assert str(only(tmp_path).reason).startswith(reason)
 
 
@@ -229,7 +230,7 @@ def test_a_wrong_index_is_one_sentence(index: str, reason: str, tmp_path: Path) 
     folder = starter_copy(tmp_path / "name")
     (folder / "model_index.json").write_text(index)
 
-    assert only(tmp_path).state is DiskState.BROKEN
+    assert only(tmp_path).state is ModelState.BROKEN
     assert str(only(tmp_path).reason).startswith(reason)
 
 
@@ -237,7 +238,7 @@ def test_a_modular_pipeline_is_listed(tmp_path: Path) -> None:
     folder = starter_copy(tmp_path / "name")
     (folder / "model_index.json").rename(folder / "modular_model_index.json")
 
-    assert only(tmp_path).state is DiskState.AVAILABLE
+    assert only(tmp_path).state is ModelState.AVAILABLE
 
 
 def test_models_of_the_settings_are_listed_wherever_they_are(tmp_path: Path) -> None:
@@ -247,10 +248,10 @@ def test_models_of_the_settings_are_listed_wherever_they_are(tmp_path: Path) -> 
     models = scanned(tmp_path / "models", "starter", str(elsewhere), "owner/name", "/nothing")
 
     assert {name: entry.state for name, entry in models.items()} == {
-        "starter": DiskState.AVAILABLE,
-        str(elsewhere): DiskState.AVAILABLE,
-        "owner/name": DiskState.MISSING,
-        "/nothing": DiskState.MISSING,
+        "starter": ModelState.AVAILABLE,
+        str(elsewhere): ModelState.AVAILABLE,
+        "owner/name": ModelState.MISSING,
+        "/nothing": ModelState.MISSING,
     }
     assert models["owner/name"].reason == "It is not downloaded: `imagegen models pull owner/name`."
     assert models["owner/name"].setting == "SD_MODELS"
@@ -266,7 +267,7 @@ def test_a_pair_takes_a_transformer_and_a_base(tmp_path: Path) -> None:
     entry = models["pair"]
 
     assert list(models) == ["owner/base", "pair"]
-    assert (entry.state, entry.title, entry.commercial_use) == (DiskState.AVAILABLE, "Mine", False)
+    assert (entry.state, entry.title, entry.commercial_use) == (ModelState.AVAILABLE, "Mine", False)
     assert entry.model is not None
     assert (entry.model.path.name, entry.model.base) == ("unet.safetensors", "owner/base")
 
@@ -283,8 +284,8 @@ def test_a_file_that_lacks_parts_finds_a_folder_of_its_family(tmp_path: Path) ->
     (folder / "model_index.json").write_text(json.dumps({"_class_name": "FluxPipeline", **parts}))
     after = catalogue.scan()["flux"]
 
-    assert before.state is DiskState.MISSING
-    assert after.state is DiskState.AVAILABLE
+    assert before.state is ModelState.MISSING
+    assert after.state is ModelState.AVAILABLE
     assert after.model is not None
     assert after.model.base == "owner/flux"
 

@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
+from shared.models.catalogue import ModelState
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
-from worker.models.catalogue import Catalogue, DiskState, scan
+from worker.models.catalogue import Catalogue, scan
 
 FILES = 2_000
 
@@ -77,7 +78,7 @@ def test_a_rescan_looks_at_each_file_once_and_reads_none(folder: Path, calls: "C
     second = catalogue.scan()
 
     assert first == second
-    assert {entry.state for entry in second.values()} == {DiskState.AVAILABLE}
+    assert {entry.state for entry in second.values()} == {ModelState.AVAILABLE}
     assert len(second) == FILES
     # A few more are for the folder itself.
     assert FILES <= calls["stat"] <= FILES + 20

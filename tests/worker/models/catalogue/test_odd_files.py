@@ -3,9 +3,9 @@
 import os
 from pathlib import Path
 
+from shared.models.catalogue import ModelState
 from tests.worker.models.catalogue.test_catalogue import states
 from tests.worker.models.checkpoints.headers import sd15_shapes, write_header
-from worker.models.catalogue import DiskState
 
 
 def test_headers_that_nobody_thought_of_cost_no_other_model(tmp_path: Path) -> None:
@@ -17,11 +17,11 @@ def test_headers_that_nobody_thought_of_cost_no_other_model(tmp_path: Path) -> N
 
     found = states(tmp_path)
 
-    assert found == {"lacking": DiskState.BROKEN, "scalar": DiskState.BROKEN, "usual": DiskState.AVAILABLE}
+    assert found == {"lacking": ModelState.BROKEN, "scalar": ModelState.BROKEN, "usual": ModelState.AVAILABLE}
 
 
 def test_a_pipe_keeps_nobody_waiting(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.safetensors")
     write_header(tmp_path / "usual.safetensors", sd15_shapes())
 
-    assert states(tmp_path) == {"usual": DiskState.AVAILABLE}
+    assert states(tmp_path) == {"usual": ModelState.AVAILABLE}

@@ -118,7 +118,7 @@ class LocalModels:
         return ModelEntry(
             name=entry.name,
             backend=self.backend,
-            state=ModelState.BROKEN if is_unusable else ModelState(entry.state),
+            state=ModelState.BROKEN if is_unusable else entry.state,
             reason=known.reason if known is not None and is_unusable else entry.reason,
             title=entry.title,
             family=entry.family,

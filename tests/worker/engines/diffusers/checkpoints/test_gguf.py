@@ -9,11 +9,12 @@ import pytest
 import torch
 
 from shared.errors import ConfigurationError
+from shared.models.catalogue import ModelState
 from shared.settings.explanations import install_command
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.test_single_files import drawn, found, loaded
 from tests.worker.engines.diffusers.checkpoints.tiny_models import tiny_pipeline
-from worker.models.catalogue import Catalogue, DiskState
+from worker.models.catalogue import Catalogue
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|gguf)")
 
@@ -73,7 +74,7 @@ def test_a_gguf_file_on_a_base_draws_with_its_own_transformer(pair: Path) -> Non
 def test_a_gguf_file_is_listed_with_its_base(pair: Path) -> None:
     entry = Catalogue(pair.parent, settling_seconds=0).scan()["mine"]
 
-    assert entry.state is DiskState.AVAILABLE
+    assert entry.state is ModelState.AVAILABLE
     assert entry.model is not None
     assert entry.model.base == "owner/base"
 
@@ -83,7 +84,7 @@ def test_a_gguf_file_without_a_base_says_how_to_name_one(tmp_path: Path) -> None
 
     entry = Catalogue(tmp_path, settling_seconds=0).scan()["mine"]
 
-    assert entry.state is DiskState.MISSING
+    assert entry.state is ModelState.MISSING
     assert entry.reason == (
         "A GGUF file holds only the transformer: name its base model in mine.imagegen.json beside it, as "
         '{"base": "owner/name"}.'
