@@ -3,6 +3,7 @@
 import itertools
 import logging
 from collections.abc import Hashable, Sequence, Set
+from dataclasses import replace
 from typing import Any
 
 import diffusers
@@ -17,7 +18,7 @@ from worker.engines.diffusers.capabilities import EXEMPT, AddedFiles, capabiliti
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
 from worker.engines.diffusers.decoding.safety_checker import SafetyChecker, flag_images, load_checker
 from worker.engines.diffusers.denoising.init_image import InitImage
-from worker.engines.diffusers.denoising.modes import ImageInputs
+from worker.engines.diffusers.denoising.modes import ImageSpec
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
 from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
 from worker.engines.diffusers.loading.precision import precision_of
@@ -39,7 +40,7 @@ from worker.engines.diffusers.prompts.embedding_files import find_embeddings
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.engines.diffusers.prompts.textual_inversions import TextualInversions
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
-from worker.engines.diffusers.rendering import ImageSpec, Rendering
+from worker.engines.diffusers.rendering import Rendering
 from worker.images.values import Inputs, RenderedImage
 from worker.models.contents.fingerprint import fingerprint
 from worker.models.families import FEW_STEPS, UNLISTED, family_of
@@ -183,14 +184,16 @@ class DiffusersEngine:
             raise ValueError("the request is not resolved")
         for warning in prompt_warnings(self._pipelines, request):
             watch.add_warning(self._inversions.readable(warning))
-        seeds = range(request.seed, request.seed + request.num_images)
-        given = self._image_inputs(inputs, request.width, request.height)
-        return [ImageSpec(request.prompt, request.negative_prompt, seed, given, watch.add_warning) for seed in seeds]
-
-    def _image_inputs(self, inputs: Inputs, width: int, height: int) -> ImageInputs:
-        if self._pipelines.family.references and inputs.mask is None:
-            return ImageInputs(references=_usable_references(inputs))
-        return ImageInputs(init_image=InitImage.from_inputs(inputs, width, height))
+        looks_at_images = self._pipelines.family.references and inputs.mask is None
+        spec = ImageSpec(
+            request.prompt,
+            request.negative_prompt,
+            request.seed,
+            watch.add_warning,
+            None if looks_at_images else InitImage.from_inputs(inputs, request.width, request.height),
+            _usable_references(inputs) if looks_at_images else (),
+        )
+        return [replace(spec, seed=request.seed + index) for index in range(request.num_images)]
 
     def _render(self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch) -> list[RenderedImage]:
         """One image for each spec. `request` has the fields that they share."""

@@ -18,7 +18,7 @@ from worker.engines.diffusers.decoding.soundness import Attempt, first_sound_ima
 from worker.engines.diffusers.denoising.batch_invariance import batch_invariant
 from worker.engines.diffusers.denoising.call_arguments import call_arguments, one_or_all
 from worker.engines.diffusers.denoising.init_image import MaskedLatentBlender
-from worker.engines.diffusers.denoising.modes import ImageInputs, Mode, choose_pipe, mode_for
+from worker.engines.diffusers.denoising.modes import ImageSpec, Mode, choose_pipe, mode_for
 from worker.engines.diffusers.denoising.steps import seeded_generator, steps_of_run, watch_steps
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.memory.out_of_memory import Fallback, OutOfMemoryFallbacks
@@ -26,18 +26,6 @@ from worker.engines.diffusers.memory.placement import offloading_fallbacks
 from worker.engines.diffusers.prompts.encoding import Prompts
 from worker.images.values import Pixels
 from worker.models.placements import Placement
-
-
-@dataclass(frozen=True)
-class ImageSpec:
-    """What differs between the images of a batch."""
-
-    prompt: str
-    negative_prompt: str | None
-    seed: int
-    inputs: ImageInputs
-    add_warning: Callable[[str], None]
-    """Adds a warning to the job of this image."""
 
 
 @dataclass
@@ -59,7 +47,7 @@ class Rendering:
 
     @property
     def _pipe(self) -> Any:
-        return choose_pipe(self.pipelines, self.specs[0].inputs)
+        return choose_pipe(self.pipelines, self.specs[0].init_image)
 
     def images(self) -> Iterator[Pixels]:
         """One image for each spec. Raises OutOfMemory, InvalidOutput, and what the watch raises."""
@@ -68,7 +56,7 @@ class Rendering:
             batch = self.memory.run(partial(self._next_batch, left), *self._fallbacks(len(left)))
             for index, spec in enumerate(left[: len(batch)]):
                 pixels = first_sound_image(self._attempts(batch[index : index + 1], spec), spec.add_warning)
-                yield spec.inputs.init_image.composite(pixels) if spec.inputs.init_image else pixels
+                yield spec.init_image.composite(pixels) if spec.init_image else pixels
             left = left[len(batch) :]
 
     def _next_batch(self, left: Sequence[ImageSpec]) -> torch.Tensor:
@@ -79,7 +67,7 @@ class Rendering:
 
     def _denoise(self, specs: Sequence[ImageSpec], on_step: OnStep) -> torch.Tensor:
         """Latents as the decoder takes them, with the images in the first dimension."""
-        mode = mode_for(self.pipelines, self.request, [spec.inputs for spec in specs])
+        mode = mode_for(self.pipelines, self.request, specs)
         pipe = mode.pipe
         self.pipelines.activate_offloading(pipe)
         pipe.scheduler = self.new_scheduler()
@@ -115,7 +103,7 @@ class Rendering:
     ) -> Callable[[int, torch.Tensor], torch.Tensor] | None:
         if not mode.blends_masks:
             return None
-        inits = [spec.inputs.init_image for spec in specs]
+        inits = [spec.init_image for spec in specs]
         masks = [init.mask for init in inits if init and init.mask is not None]
         return MaskedLatentBlender(scheduler, masks, mode.strength).after_step
 
@@ -149,7 +137,7 @@ class Rendering:
 
     def _fallbacks(self, images: int, *, decodes: bool = False) -> Iterator[Fallback]:
         """Cheapest first."""
-        has_images = bool(self.specs[0].inputs.init_image or self.specs[0].inputs.references)
+        has_images = bool(self.specs[0].init_image or self.specs[0].references)
         if decodes or has_images or self.pipelines.is_inpainting_model:
             yield from self.autoencoder.tiling_fallback()
         if min(images, self.batch_size) > 1:

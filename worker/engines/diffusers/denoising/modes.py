@@ -2,7 +2,7 @@
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,9 +21,14 @@ MIN_STRENGTH = 0.02
 
 
 @dataclass(frozen=True, eq=False)
-class ImageInputs:
-    """The input images of one image."""
+class ImageSpec:
+    """What differs between the images of a batch."""
 
+    prompt: str
+    negative_prompt: str | None
+    seed: int
+    add_warning: Callable[[str], None]
+    """Adds a warning to the job of this image."""
     init_image: InitImage | None = None
     """What the image starts from, or is repainted within a mask."""
     references: tuple[Pixels, ...] = ()
@@ -44,15 +49,15 @@ class Mode:
     """Whether masks are honoured by blending latents after each step."""
 
 
-def mode_for(pipelines: Pipelines, request: GenerationRequest, inputs: Sequence[ImageInputs]) -> Mode:
+def mode_for(pipelines: Pipelines, request: GenerationRequest, specs: Sequence[ImageSpec]) -> Mode:
     """For a batch of images, all with the same kinds of inputs."""
     steps = request.num_inference_steps or 1
-    inits = [given.init_image for given in inputs]
-    pipe = choose_pipe(pipelines, inputs[0])
+    inits = [spec.init_image for spec in specs]
+    pipe = choose_pipe(pipelines, inits[0])
     if pipe is pipelines.text:
-        return Mode(pipe, _references(pipelines, inputs), steps, steps)
+        return Mode(pipe, _references(pipelines, specs[0]), steps, steps)
     if pipelines.is_inpainting_model and inits[0] is None:
-        inits = [InitImage.blank(request.width or 0, request.height or 0)] * len(inputs)
+        inits = [InitImage.blank(request.width or 0, request.height or 0)] * len(specs)
         strength = 1.0
     else:
         strength = max(MIN_STRENGTH, request.strength or 1.0)
@@ -66,8 +71,7 @@ def mode_for(pipelines: Pipelines, request: GenerationRequest, inputs: Sequence[
     return Mode(pipe, given, scheduled, executed, strength, has_mask and pipe is pipelines.image)
 
 
-def choose_pipe(pipelines: Pipelines, inputs: ImageInputs) -> Any:
-    init = inputs.init_image
+def choose_pipe(pipelines: Pipelines, init: InitImage | None) -> Any:
     if pipelines.is_inpainting_model:
         return pipelines.inpaint
     if init is None:
@@ -77,8 +81,8 @@ def choose_pipe(pipelines: Pipelines, inputs: ImageInputs) -> Any:
     return pipelines.image or pipelines.text
 
 
-def _references(pipelines: Pipelines, inputs: Sequence[ImageInputs]) -> dict[str, Any]:
-    images = [PIL.Image.fromarray(pixels) for pixels in inputs[0].references]
+def _references(pipelines: Pipelines, spec: ImageSpec) -> dict[str, Any]:
+    images = [PIL.Image.fromarray(pixels) for pixels in spec.references]
     if not images:
         return {}
     return {"image": images if pipelines.family.references > 1 else images[0]}
