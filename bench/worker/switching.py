@@ -15,7 +15,7 @@ from worker.engines.diffusers.loading.local_models import LocalModels
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.held_models import HeldModel
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget
+from worker.engines.model_memory import MemoryBudget
 from worker.models.catalogue import Catalogue
 from worker.models.sources import STARTER, ModelSource
 
@@ -69,7 +69,7 @@ def _pool(folder: Path) -> LoadedModels:
     default = ModelSource("", "starter", folder).ensure_downloaded()
     models = LocalModels(Catalogue(folder, settling_seconds=0), default, DiffusersOptions(), Backend.SD)
     models.scan()
-    pool = LoadedModels(models, FixedBudget(1 << 62, has_device_memory=True), _Unheard())
+    pool = LoadedModels(models, MemoryBudget(lambda: 0, limit_bytes=1 << 62), _Unheard())
     pool.load("starter")
-    pool.budget = FixedBudget(pool.models[0].size_bytes * 3 // 2, has_device_memory=True)
+    pool.budget = MemoryBudget(lambda: 0, limit_bytes=pool.models[0].size_bytes * 3 // 2)
     return pool

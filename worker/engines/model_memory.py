@@ -43,35 +43,24 @@ def _of_container() -> int | None:
 
 
 @dataclass(frozen=True)
-class FixedBudget:
-    """The weights of all models on the device take at most so many bytes."""
+class MemoryBudget:
+    """What models may take on the device: what is free there, unless the operator has set a limit."""
 
-    limit_bytes: int
-    has_device_memory: bool = False
-    """Whether the device has memory of its own, so that models can wait in main memory."""
+    free_device_memory: Callable[[], int | None] = lambda: None
+    """None where it is main memory, or unknown."""
     free_main_memory: Callable[[], int | None] = available_main_memory
-    is_strict: bool = True
-    """Whether a model for which no room can be made is not loaded; otherwise the engine finds a way, or fails."""
+    limit_bytes: int | None = None
+    """For the weights of all models on the device."""
+
+    @property
+    def is_strict(self) -> bool:
+        """Whether a model for which no room can be made is not loaded; otherwise its engine finds a way, or fails."""
+        return self.limit_bytes is not None
 
     def missing_bytes(self, needed: int, held: int) -> int:
         """How much has to be freed before `needed` bytes are added to models of `held` bytes."""
-        return held + needed - self.limit_bytes
-
-    def has_main_memory(self, size: int) -> bool:
-        """Whether main memory is another one than the device's, with room for a model that waits there."""
-        return self.has_device_memory and _has_room(self.free_main_memory(), size)
-
-
-@dataclass(frozen=True)
-class MeasuredBudget:
-    """Models take what is free on the device. Of one that is too large, its engine decides which parts stay there."""
-
-    free_device_memory: Callable[[], int | None]
-    """None where it is main memory, or unknown."""
-    free_main_memory: Callable[[], int | None] = available_main_memory
-    is_strict: bool = False
-
-    def missing_bytes(self, needed: int, held: int) -> int:  # noqa: ARG002 - what is held is not free
+        if self.limit_bytes is not None:
+            return held + needed - self.limit_bytes
         if not needed:
             return 0
         free = self.free_device_memory()
@@ -82,11 +71,6 @@ class MeasuredBudget:
         return 0 if free is None else needed + reserve - free
 
     def has_main_memory(self, size: int) -> bool:
-        return self.free_device_memory() is not None and _has_room(self.free_main_memory(), size)
-
-
-MemoryBudget = FixedBudget | MeasuredBudget
-
-
-def _has_room(free: int | None, size: int) -> bool:
-    return free is not None and free >= size + MAIN_MEMORY_RESERVE_BYTES
+        """Whether main memory is another one than the device's, with room for a model that waits there."""
+        free = self.free_main_memory() if self.free_device_memory() is not None else None
+        return free is not None and free >= size + MAIN_MEMORY_RESERVE_BYTES

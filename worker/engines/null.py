@@ -64,6 +64,8 @@ class Simulation(FrozenModel):
 
 
 class NullEngine:
+    """One of several models, as large as it says."""
+
     _variant = 0
     """Changes the pattern."""
     device = "none"
@@ -82,6 +84,12 @@ class NullEngine:
         strength=0.5,
         ignored=("bfl_model", "clip_skip", "loras", "negative_prompt", "prompt_syntax", "scheduler"),
     )
+
+    def __init__(self, name: str = DEFAULT_MODEL) -> None:
+        self.sizes: Sizes = {name: MODEL_BYTES}
+        if name != DEFAULT_MODEL:
+            self._variant = zlib.crc32(name.encode())
+            self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
 
     def fingerprint(self) -> str:
         return f"{PATTERN} {self._variant}"
@@ -116,15 +124,6 @@ class NullEngine:
         _run_steps(start + seconds, requests[0], list(itertools.chain(*jobs)), watch)
         return jobs
 
-
-class NullModel(NullEngine):
-    """One of several models, as large as it says."""
-
-    def __init__(self, name: str) -> None:
-        self.sizes: Sizes = {name: MODEL_BYTES}
-        self._variant = 0 if name == DEFAULT_MODEL else zlib.crc32(name.encode())
-        self.capabilities = NullEngine.capabilities.model_copy(update={"model": name})
-
     def move_to_main_memory(self, staying: Set[Hashable] = frozenset()) -> None:
         pass
 
@@ -141,7 +140,7 @@ class NullModels:
     default_model = DEFAULT_MODEL
 
     def capabilities(self, model: str) -> Capabilities:
-        return NullEngine.capabilities.model_copy(update={"model": self._known(model)})
+        return NullEngine(self._known(model)).capabilities
 
     def revision(self, model: str) -> str | None:
         return f"{PATTERN} {self._known(model)}"
@@ -149,14 +148,14 @@ class NullModels:
     def expected_sizes(self, model: str) -> Sizes:
         return {model: MODEL_BYTES}
 
-    def load(self, model: str, on_load: OnLoad) -> NullModel:
+    def load(self, model: str, on_load: OnLoad) -> NullEngine:
         if model == BROKEN:
             raise ModelUnavailable(f"The model {BROKEN} cannot be loaded: it is broken on purpose.")
         seconds = SLOW_SECONDS if model == SLOW else 0.0
         for tenth in range(10 if seconds else 0):
             on_load(MODEL_BYTES * tenth // 10, MODEL_BYTES)
             time.sleep(seconds / 10)
-        return NullModel(self._known(model))
+        return NullEngine(self._known(model))
 
     def scan(self) -> Mapping[str, ModelEntry]:
         return {

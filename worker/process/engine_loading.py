@@ -95,7 +95,7 @@ def _diffusers(
     with _importing():
         from worker.engines.diffusers.loading.local_models import LocalModels
         from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory
-        from worker.engines.diffusers.memory.placement import has_own_memory, usable_bytes
+        from worker.engines.diffusers.memory.placement import usable_bytes
         from worker.engines.diffusers.options import DiffusersOptions
         from worker.engines.upscaling.engine import HALF
         from worker.engines.upscaling.enlarging import Enlarger
@@ -124,15 +124,7 @@ def _diffusers(
         settings.commercial_only,
     )
     offered = ModelsAndUpscalers(models, settings.model_dir, settings.backend, settings.device, settings.dtype)
-    pool, upkeep = create_pool(
-        settings,
-        store,
-        worker,
-        heartbeat,
-        offered,
-        partial(usable_bytes, device),
-        has_device_memory=has_own_memory(device),
-    )
+    pool, upkeep = create_pool(settings, store, worker, heartbeat, offered, partial(usable_bytes, device))
     elsewhere = partial(records.is_elsewhere, settings.backend, source_name(settings.model_dir, model.name))
     download_in_background(settings, on_download)
     scale = Enlarger(device, choose_dtype(settings.dtype, device, HALF))

@@ -11,7 +11,7 @@ from shared.settings.worker import WorkerSettings
 from shared.workers.models import ModelRecords
 from worker.engines.held_models import ModelLoader
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget, MeasuredBudget, MemoryBudget, main_memory_share
+from worker.engines.model_memory import MemoryBudget, main_memory_share
 from worker.records.heartbeat import Heartbeat
 from worker.records.model_reports import LoadGuard, ModelReports, ModelUpkeep, source_name
 from worker.records.recovery import WorkerIdentity
@@ -24,18 +24,12 @@ def create_pool(
     heartbeat: Heartbeat,
     loader: ModelLoader,
     free_device_memory: Callable[[], int | None] = lambda: None,
-    *,
-    has_device_memory: bool = False,
 ) -> tuple[LoadedModels, ModelUpkeep]:
     """With the default model loaded. Raises ConfigurationError if that is not possible: then no worker starts."""
     backend, records = settings.backend, ModelRecords(settings.redis_prefix)
     reports = ModelReports(store, records, backend, heartbeat)
     free_main_memory = partial(main_memory_share, settings.host_workers)
-    budget: MemoryBudget = (
-        FixedBudget(settings.model_memory_bytes, has_device_memory, free_main_memory)
-        if settings.model_memory_bytes
-        else MeasuredBudget(free_device_memory, free_main_memory)
-    )
+    budget = MemoryBudget(free_device_memory, free_main_memory, settings.model_memory_bytes or None)
     guard = LoadGuard(store, records, backend, worker.id).around
     models = LoadedModels(loader, budget, reports, settings.model_keep_alive_seconds, guard=guard)
     source = source_name(settings.model_dir, loader.default_model)

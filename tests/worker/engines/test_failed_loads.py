@@ -12,7 +12,7 @@ from shared.errors import ConfigurationError, ModelUnavailable, OutOfMemory
 from tests.worker.engines.test_loaded_models import Clock, Reports, Store, Weights, pool, use
 from worker.engines.base import OnLoad
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget
+from worker.engines.model_memory import MemoryBudget
 
 
 @dataclass
@@ -59,7 +59,7 @@ def test_what_a_load_had_read_is_freed_before_other_models_leave_for_it() -> Non
             super().evicted(model)
             found.append(store.are_in_memory())
 
-    models = LoadedModels(store, FixedBudget(1000), Watching(), clock=Clock())
+    models = LoadedModels(store, MemoryBudget(limit_bytes=1000), Watching(), clock=Clock())
     use(models, "a", "c", "b")
 
     assert found == [False, False]

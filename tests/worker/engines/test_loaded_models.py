@@ -12,15 +12,15 @@ from shared.models.capabilities import Capabilities
 from worker.engines.base import OnLoad, Sizes
 from worker.engines.held_models import HeldModel, total_bytes
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget, MeasuredBudget
-from worker.engines.null import NullEngine, NullModel
+from worker.engines.model_memory import MemoryBudget
+from worker.engines.null import NullEngine
 
 SIZES = {"a": 10, "b": 10, "c": 10, "large": 25, "huge": 100, "d": 10, "e": 10}
 #: The largest part of these models.
 COMMON, COMMON_SIZE = "encoder", 6
 
 
-class Weights(NullModel):
+class Weights(NullEngine):
     """An engine that says how large it is and where it is."""
 
     def __init__(self, name: str, sizes: Sizes, log: list[str]) -> None:
@@ -100,11 +100,11 @@ class Clock:
 
 
 def pool(store: Store, limit: int = 20, **options: object) -> LoadedModels:
-    return LoadedModels(store, FixedBudget(limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
+    return LoadedModels(store, MemoryBudget(limit_bytes=limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
 
 
 def with_main_memory(store: Store, limit: int = 20, free: int = 1 << 40) -> LoadedModels:
-    budget = FixedBudget(limit, has_device_memory=True, free_main_memory=lambda: free)
+    budget = MemoryBudget(lambda: 0, lambda: free, limit_bytes=limit)
     return LoadedModels(store, budget, Reports(), clock=Clock())
 
 
@@ -281,7 +281,7 @@ def test_progress_is_reported_in_bytes() -> None:
 
 def test_room_is_measured_before_it_is_needed() -> None:
     free = [30 << 30]
-    budget = MeasuredBudget(lambda: free[0], lambda: 0)
+    budget = MemoryBudget(lambda: free[0], lambda: 0)
 
     assert budget.missing_bytes(20 << 30, 0) <= 0
     free[0] = 10 << 30

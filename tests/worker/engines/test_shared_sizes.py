@@ -4,7 +4,7 @@ import pytest
 
 from tests.worker.engines.test_loaded_models import Clock, Reports, Store, pool, use
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget
+from worker.engines.model_memory import MemoryBudget
 
 
 def test_room_is_made_only_for_parts_that_no_other_model_has() -> None:
@@ -32,7 +32,7 @@ def test_a_model_in_main_memory_inherits_parts_of_one_that_leaves_if_they_fit_th
     free: int, loaded: set[str]
 ) -> None:
     store = Store()
-    budget = FixedBudget(14, has_device_memory=True, free_main_memory=lambda: available[0])
+    budget = MemoryBudget(lambda: 0, lambda: available[0], limit_bytes=14)
     models, available = LoadedModels(store, budget, Reports(), clock=Clock()), [1 << 40]
     use(models, "d", "a", "e")
     assert store.log == ["d loaded", "d to main memory", "a loaded", "a to main memory", "e loaded"]
@@ -45,7 +45,7 @@ def test_a_model_in_main_memory_inherits_parts_of_one_that_leaves_if_they_fit_th
 
 
 def test_idle_models_with_parts_in_common_leave_together_where_none_can_inherit_them() -> None:
-    budget = FixedBudget(14, has_device_memory=True, free_main_memory=lambda: available[0])
+    budget = MemoryBudget(lambda: 0, lambda: available[0], limit_bytes=14)
     reports, available = Reports(), [1 << 40]
     models = LoadedModels(Store(), budget, reports, keep_alive_seconds=0, clock=Clock())
     use(models, "d", "a", "e")

@@ -21,7 +21,7 @@ from tests.stack import Api, Stack
 from tests.support.polling import wait_until
 from tests.worker.recording_watch import RecordingWatch
 from tests.worker.worker_records import most_model_bytes, worker_records
-from worker.engines.null import MODEL_BYTES, NullModel
+from worker.engines.null import MODEL_BYTES, NullEngine
 from worker.images.values import Inputs, Pixels
 
 FAST = ("null", "null/red", "null/green", "null/blue")
@@ -59,7 +59,7 @@ def pixels_of(api: Api, job: dict[str, Any]) -> Pixels:
 
 
 def expected_pixels(model: str, seed: int) -> Pixels:
-    engine = NullModel(model)
+    engine = NullEngine(model)
     request, _ = engine.capabilities.resolve(GenerationRequest(prompt="x", seed=seed))
     (image,) = engine.generate(request, Inputs(), RecordingWatch())
     return image.pixels

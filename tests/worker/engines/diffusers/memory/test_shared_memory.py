@@ -116,7 +116,7 @@ def test_a_part_stays_on_the_device_as_long_as_a_model_there_has_it(
     models, moved = models_in(two_models), list[Set[Hashable]]()
     # The starter model is larger than both together.
     limit = sum(models.expected_sizes("starter").values())
-    pool = pool_of(models, limit, has_device_memory=True, free_main_memory=lambda: 1 << 40)
+    pool = pool_of(models, limit, free_device_memory=lambda: 0, free_main_memory=lambda: 1 << 40)
     for name in (ONE, OTHER):
         pool.load(name)
     other, one = (model.sizes.keys() for model in pool.models)

@@ -16,7 +16,7 @@ from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.local_models import LocalModels
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.loaded_models import LoadedModels
-from worker.engines.model_memory import FixedBudget
+from worker.engines.model_memory import MemoryBudget
 from worker.models.catalogue import Catalogue
 from worker.models.sources import STARTER, folder_model
 
@@ -37,7 +37,7 @@ def load(models: LocalModels, name: str) -> DiffusersEngine:
 
 
 def pool_of(models: LocalModels, limit: int = 1 << 40, **budget: Any) -> LoadedModels:
-    return LoadedModels(models, FixedBudget(limit, **budget), Reports())
+    return LoadedModels(models, MemoryBudget(limit_bytes=limit, **budget), Reports())
 
 
 def part_of(engine: DiffusersEngine, name: str) -> Any:
