@@ -11,13 +11,9 @@ LIBRARIES = ("torch", "diffusers", "transformers")
 
 
 def fingerprint(paths: Iterable[Path], *settings: object) -> str:
-    """A hash of the libraries' versions, of `settings`, and of the path, size and modification time of every file."""
-    digest = hashlib.sha256(repr([*_versions(), *map(str, settings)]).encode())
-    for path in paths:
-        for file in sorted(path.rglob("*")) if path.is_dir() else [path]:
-            stat = file.stat()
-            digest.update(f"{file} {stat.st_size} {stat.st_mtime_ns}\n".encode())
-    return digest.hexdigest()
+    """A hash of the libraries' versions, of `settings`, and of the revisions of these files and folders."""
+    revisions = [f"{path} {revision_of(path)}" for path in paths]
+    return hashlib.sha256(repr([*_versions(), *map(str, settings), *revisions]).encode()).hexdigest()
 
 
 @cache
