@@ -40,8 +40,6 @@ NOT_FOUND = "Task not found"
 #: request elsewhere (RFC 9110, 15.4.8 and 15.4.9).
 NOT_ACCEPTED = frozenset({307, 308, *range(400, 500)})
 
-MAX_RESPONSE_BYTES = 1 << 20
-MAX_IMAGE_BYTES = 64 << 20
 #: How much of the provider's messages is passed on.
 MAX_QUOTE = 300
 
@@ -94,7 +92,7 @@ class BflClient:
         # On a new connection: the provider may be closing an idle one right now, which looks like a lost response.
         self._http.close()
         try:
-            response = self._http.call("POST", url, seconds, MAX_RESPONSE_BYTES, check, body)
+            response = self._http.call(url, seconds, check, body)
         except NoResponse as error:
             if not error.sent:
                 raise TaskRejected(f"{NAME} cannot be reached ({error})") from None
@@ -132,7 +130,7 @@ class BflClient:
     def download(self, url: str, deadline: JobDeadline) -> bytes:
         """Without sending the key. Raises ImageNotFound, InvalidOutput, and what `deadline` raises."""
         try:
-            response = self._http.fetch(url, deadline, MAX_IMAGE_BYTES)
+            response = self._http.fetch(url, deadline)
         except ForbiddenUrl as error:
             raise ImageNotFound(f"{NAME} returned a forbidden image URL. {error.detail}") from None
         if response.status != 200:
@@ -142,9 +140,7 @@ class BflClient:
     def credits(self) -> float | None:
         """The account's remaining credits; None if unknown."""
         try:
-            seconds = self._timeouts.response_seconds
-            url = f"{self._base}/v1/credits"
-            response = self._http.call("GET", url, seconds, MAX_RESPONSE_BYTES, lambda: None)
+            response = self._http.call(f"{self._base}/v1/credits", self._timeouts.response_seconds)
         except NoResponse:
             return None
         return _number((response.json() or {}).get("credits")) if response.status == 200 else None
@@ -157,7 +153,7 @@ class BflClient:
 
     def _poll(self, task: ProviderTask, deadline: JobDeadline) -> dict[str, Any]:
         """The state of the task; empty if the response is unreadable."""
-        response = self._http.get(self._polling_url(task), deadline, MAX_RESPONSE_BYTES)
+        response = self._http.get(self._polling_url(task), deadline)
         state = response.json()
         if response.status == 404 and state is not None:
             state = {"status": NOT_FOUND}

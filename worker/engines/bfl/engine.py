@@ -19,8 +19,8 @@ from shared.models.capabilities import Capabilities
 from shared.net.egress_proxy import EgressProxy
 from shared.storage.image_headers import read_header
 from worker.engines.base import JobWatch, PartialResult, Step
-from worker.engines.bfl.client import MAX_IMAGE_BYTES, NAME, BflClient, ImageNotFound, TaskRejected, response_lost
-from worker.engines.bfl.http import JobDeadline, ProviderTimeouts
+from worker.engines.bfl.client import NAME, BflClient, ImageNotFound, TaskRejected, response_lost
+from worker.engines.bfl.http import MAX_IMAGE_BYTES, JobDeadline, ProviderTimeouts
 from worker.engines.bfl.requests import request_body
 from worker.images.decoding import MAX_PIXELS, decode_provider_image, decoding_bytes, invalid_output
 from worker.images.memory_budget import ImageMemoryBudget, MemoryReservation

@@ -24,8 +24,9 @@ logger = logging.getLogger(__name__)
 
 _API_HOST = re.compile(r"api(\.[a-z0-9-]+)?\.bfl\.ai")
 _TICK_SECONDS = 0.2
+MAX_RESPONSE_BYTES = 1 << 20
 #: For downloads of images.
-MAX_REDIRECTS = 3
+MAX_IMAGE_BYTES, MAX_REDIRECTS = 64 << 20, 3
 
 
 @dataclass(frozen=True)
@@ -117,19 +118,19 @@ class Http:
     def close(self) -> None:
         self._session.close()
 
-    def get(self, url: str, deadline: JobDeadline, max_bytes: int) -> HttpResponse:
+    def get(self, url: str, deadline: JobDeadline) -> HttpResponse:
         """With the key. Retries as long as the server fails or cannot be reached: that costs nothing."""
 
         def send() -> HttpResponse:
             seconds = min(self._timeouts.response_seconds, deadline.seconds_left())
-            return self.call("GET", url, seconds, max_bytes, deadline.check)
+            return self.call(url, seconds, deadline.check)
 
         return self._with_retries(send, deadline)
 
-    def fetch(self, url: str, deadline: JobDeadline, max_bytes: int) -> HttpResponse:
-        """Without the key, from any public address, through the proxy for images. Retries as `get` does.
+    def fetch(self, url: str, deadline: JobDeadline) -> HttpResponse:
+        """An image, without the key, from any public address, through the proxy for images. Retries as `get` does.
 
-        Raises ForbiddenUrl, and InvalidOutput for more than `max_bytes`.
+        Raises ForbiddenUrl, and InvalidOutput for more than MAX_IMAGE_BYTES.
         """
         outbound = self._outbound_client(url)
 
@@ -142,7 +143,7 @@ class Http:
 
             seconds = min(self._timeouts.image_seconds, deadline.seconds_left())
             response = outbound.send(
-                "GET", url, timeout_seconds=seconds, max_bytes=max_bytes, max_redirects=MAX_REDIRECTS, sink=take
+                "GET", url, timeout_seconds=seconds, max_bytes=MAX_IMAGE_BYTES, max_redirects=MAX_REDIRECTS, sink=take
             )
             return replace(response, body=bytes(data))
 
@@ -171,15 +172,12 @@ class Http:
         raise AssertionError("pauses never end")
 
     def call(
-        self,
-        method: str,
-        url: str,
-        seconds: float,
-        max_bytes: int,
-        check: Callable[[], None],
-        body: io.BytesIO | None = None,
+        self, url: str, seconds: float, check: Callable[[], None] = lambda: None, body: io.BytesIO | None = None
     ) -> HttpResponse:
-        """Once, with the key. Raises NoResponse, and what `check` raises, which is called while data arrives."""
+        """POST the body, or else GET, once, with the key.
+
+        Raises NoResponse, and what `check` raises, which is called while data arrives.
+        """
         headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
         # A file is sent in blocks, each within the connect timeout; that would apply to the whole of a bytes object.
@@ -188,7 +186,7 @@ class Http:
         timeout = (self._timeouts.connect_seconds, seconds)
         try:
             with self._session.request(
-                method,
+                "GET" if body is None else "POST",
                 url,
                 data=body,
                 headers=headers,
@@ -196,7 +194,7 @@ class Http:
                 allow_redirects=False,
                 stream=True,
             ) as response:
-                return HttpResponse(response.status_code, response.headers, _read(response, max_bytes, check))
+                return HttpResponse(response.status_code, response.headers, _read(response, check))
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             # Without its last block, the body is not valid JSON.
             raise NoResponse(type(error).__name__, sent=not file.read(1)) from None
@@ -220,12 +218,12 @@ class Http:
         return OutboundClient(proxy=self._image_proxy)
 
 
-def _read(response: requests.Response, max_bytes: int, check: Callable[[], None]) -> bytes:
+def _read(response: requests.Response, check: Callable[[], None]) -> bytes:
     data = bytearray()
     # read1 returns what has arrived. Waiting for full buffers, a server that sends single bytes would block for ever.
     while chunk := response.raw.read1(1 << 16, decode_content=True):
         data += chunk
-        if len(data) > max_bytes:
-            raise NoResponse(f"more than {max_bytes} bytes", sent=True)
+        if len(data) > MAX_RESPONSE_BYTES:
+            raise NoResponse(f"more than {MAX_RESPONSE_BYTES} bytes", sent=True)
         check()
     return bytes(data)

@@ -163,7 +163,7 @@ def test_a_slow_upload_gets_the_time_that_it_needs() -> None:
     with slow_reader() as url:
         http = Http(url, SecretStr(KEY), ProviderTimeouts(connect_seconds=2.0))
 
-        assert http.call("POST", url, 60.0, 1000, lambda: None, body).status == 200
+        assert http.call(url, 60.0, body=body).status == 200
 
 
 def refused(model: str, images: int = 1, size: Size = (96, 64), **fields: Any) -> list[str]:

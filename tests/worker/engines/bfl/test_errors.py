@@ -11,7 +11,7 @@ from api.problems import STATUS
 from shared.errors import ContentRejected, JobFailure, ProviderResponseLost, UpstreamRejected
 from tests.worker.engines.bfl.conftest import Table
 from tests.worker.engines.bfl.provider import KEY, Reply, refused, state
-from worker.engines.bfl import client
+from worker.engines.bfl import http
 
 DOCS = Path(__file__).parents[4] / "docs/backends.md"
 ROW = re.compile(r"^\| ((?:submit|poll|image): .*?) \| `([a-z-]+)` \| (\d{3}) \|$", re.MULTILINE)
@@ -89,7 +89,7 @@ CASES: dict[str, Callable[[Table], None]] = {
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_IMAGE_BYTES", 2000)
+    monkeypatch.setattr(http, "MAX_IMAGE_BYTES", 2000)
 
 
 def failure(table: Table) -> JobFailure:

@@ -14,7 +14,7 @@ from tests.shared.outbound.proxies import connect_proxy
 from tests.worker.engines.bfl.conftest import QUICK, Table
 from tests.worker.engines.bfl.provider import KEY, Reply, image, refused, state
 from tests.worker.recording_watch import RecordingWatch
-from worker.engines.bfl import client
+from worker.engines.bfl import http
 from worker.engines.bfl.http import Http, JobDeadline, ProviderTimeouts
 from worker.images import decoding
 from worker.images.decoding import decode_provider_image
@@ -100,7 +100,7 @@ def test_images_are_downloaded_from_public_https_only(url: str) -> None:
     http = Http("https://api.bfl.ai", SecretStr(KEY), ProviderTimeouts())
 
     with pytest.raises(ForbiddenUrl):
-        http.fetch(url, JobDeadline(RecordingWatch(), 5), 1000)
+        http.fetch(url, JobDeadline(RecordingWatch(), 5))
 
 
 def test_images_are_downloaded_through_the_egress_proxy() -> None:
@@ -109,7 +109,7 @@ def test_images_are_downloaded_through_the_egress_proxy() -> None:
         http = Http("https://api.bfl.ai", SecretStr(KEY), QUICK, EgressProxy.parse(proxy.url))
 
         with pytest.raises(TimedOut):
-            http.fetch("https://delivery.bfl.example/a", JobDeadline(RecordingWatch(), 0.1), 1000)
+            http.fetch("https://delivery.bfl.example/a", JobDeadline(RecordingWatch(), 0.1))
 
     assert proxy.requests[0] == "CONNECT delivery.bfl.example:443"
 
@@ -128,7 +128,7 @@ def test_a_provider_on_this_machine_cannot_redirect_to_other_machines(table: Tab
 
 
 def test_an_image_that_is_too_large_is_refused(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "MAX_IMAGE_BYTES", 1000)
+    monkeypatch.setattr(http, "MAX_IMAGE_BYTES", 1000)
 
     with pytest.raises(InvalidOutput, match="response is too large"):
         table.made()

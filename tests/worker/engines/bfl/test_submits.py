@@ -99,7 +99,7 @@ def test_a_submit_may_have_been_accepted_once_it_was_sent_completely(reads: int,
         server.start()
         url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(NoResponse) as raised:
-            Http(url, SecretStr(KEY), QUICK).call("POST", url, 2.0, 1000, lambda: None, body)
+            Http(url, SecretStr(KEY), QUICK).call(url, 2.0, body=body)
         server.join()
 
     assert raised.value.sent is sent
