@@ -125,10 +125,7 @@ class LoadedModels:
             on_load(done, total)
 
         try:
-            expected = self.loader.expected_sizes(model)
-            report(0, sum(expected.values()))
-            self._make_room(model, expected)
-            engine = self._evicting_others(model, lambda: self._guarded_load(model, revision, report))
+            engine = self._load_engine(model, revision, report)
         except Exception as error:
             failure = _failure(model, error)
             _clear_frames(error)
@@ -138,17 +135,22 @@ class LoadedModels:
         self._failures.pop((model, revision), None)
         held = self._put(HeldModel(model, engine, revision, engine.sizes, used_at=self.clock()))
         # How much it really takes is known only now.
-        self._make_room(model, {}, keep=model)
+        self._make_room(model, {})
         seconds, size = self.clock() - begin, held.size_bytes
         logger.info("%s is loaded after %.1f s (%.1f GB)", model, seconds, size / 1e9)
         self.listener.loaded(held, seconds)
         self._tell()
         return held
 
-    def _guarded_load(self, model: str, revision: str | None, on_load: OnLoad) -> PooledEngine:
+    def _load_engine(self, model: str, revision: str | None, on_load: OnLoad) -> PooledEngine:
+        expected = self.loader.expected_sizes(model)
+        on_load(0, sum(expected.values()))
+        missing = self._make_room(model, expected)
+        if missing > 0 and self.budget.is_strict:
+            raise ModelUnavailable(f"The model {model} needs {missing / 1e9:.1f} GB more memory than can be freed.")
         # Without its default model the worker does not start, and its supervisor limits the retries.
         with nullcontext() if model == self.default_model else self.guard(model, revision):
-            return self.loader.load(model, on_load)
+            return self._evicting_others(model, lambda: self.loader.load(model, on_load))
 
     def _evicting_others(self, model: str, action: Callable[[], T]) -> T:
         """Repeat the action, and evict one other model after the other, while it runs out of memory."""
@@ -157,12 +159,14 @@ class LoadedModels:
                 return action()
             except (OutOfMemory, MemoryError) as error:
                 _clear_frames(error)
-                if not self._evict_one(keep=model):
+                others = self._evictable(besides=model)
+                if not others:
                     raise ModelUnavailable(f"The model {model} needs more memory than is available.") from error
+                self._evict(others[-1])
                 logger.warning("out of memory while loading %s; trying again with fewer models", model)
 
     def _move_to_device(self, held: HeldModel) -> HeldModel:
-        self._make_room(held.name, held.sizes, keep=held.name)
+        self._make_room(held.name, held.sizes)
         try:
             self._evicting_others(held.name, held.engine.move_to_device)
         except ModelUnavailable:
@@ -172,30 +176,24 @@ class LoadedModels:
         self._tell()
         return held
 
-    def _make_room(self, model: str, needed: Sizes, keep: str = "") -> None:
-        """Free memory for these parts. Raises ModelUnavailable if the budget does not allow them."""
+    def _make_room(self, model: str, needed: Sizes) -> int:
+        """Free memory for these parts of a model. Returns the bytes that are still missing."""
         while (missing := self._missing_bytes(needed)) > 0:
-            if self._free_device(keep):
-                continue
-            if keep or not self.budget.is_strict:
-                # The device decides.
-                return
-            raise ModelUnavailable(f"The model {model} needs {missing / 1e9:.1f} GB more memory than can be freed.")
+            others = [held for held in self._evictable(besides=model) if held.is_on_device]
+            if not others:
+                break
+            self._leave_device(others[-1])
+        return missing
 
-    def _free_device(self, keep: str = "") -> bool:
-        """Move or evict the least recently used model on the device that may leave it; False if there is none."""
-        on_device = [held for held in self._evictable() if held.is_on_device and held.name != keep]
-        if not on_device:
-            return False
-        held = on_device[-1]
+    def _leave_device(self, held: HeldModel) -> None:
+        """Move a model to main memory, or evict it if there is no room."""
         others = self._on_device(besides=held)
         if not self._has_main_memory(added_bytes(held.sizes, others)):
             self._evict(held)
-            return True
+            return
         held.engine.move_to_main_memory(parts_of(others))
         self._put(replace(held, is_on_device=False))
         logger.info("%s waits in main memory", held.name)
-        return True
 
     def _has_main_memory(self, size: int) -> bool:
         """Whether main memory has room, after evicting models that wait there if necessary."""
@@ -206,13 +204,6 @@ class LoadedModels:
             self._evict(waiting[-1])
         return True
 
-    def _evict_one(self, keep: str) -> bool:
-        """Evict the least recently used model that may be evicted; False if there is none."""
-        candidates = [held for held in self._evictable() if held.name != keep]
-        if candidates:
-            self._evict(candidates[-1])
-        return bool(candidates)
-
     def _missing_bytes(self, needed: Sizes) -> int:
         on_device = self._on_device()
         return self.budget.missing_bytes(added_bytes(needed, on_device), total_bytes(on_device))
@@ -220,9 +211,9 @@ class LoadedModels:
     def _on_device(self, besides: HeldModel | None = None) -> list[HeldModel]:
         return [held for held in self.models if held.is_on_device and held is not besides]
 
-    def _evictable(self) -> Sequence[HeldModel]:
+    def _evictable(self, besides: str | None = None) -> Sequence[HeldModel]:
         """The most recently used first."""
-        return [held for held in self.models if not held.users and held.name not in self.pinned]
+        return [held for held in self.models if not held.users and held.name not in (*self.pinned, besides)]
 
     def _evict(self, held: HeldModel) -> None:
         # It may have been evicted already, with a model that shares its parts.
