@@ -10,7 +10,7 @@ from worker.engines.diffusers.denoising.schedulers import usable_schedulers
 from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of, pipeline_of
 from worker.engines.diffusers.loras.lora_files import find_loras, trigger_words
 from worker.engines.diffusers.options import DiffusersOptions
-from worker.engines.diffusers.prompts.embedding_files import find_embeddings, takes_embeddings
+from worker.engines.diffusers.prompts.textual_inversions import find_embeddings, takes_embeddings
 from worker.models.families import Family, Guidance, is_consistency_model
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER

@@ -21,11 +21,10 @@ from worker.engines.diffusers.denoising.init_image import InitImage
 from worker.engines.diffusers.denoising.modes import ImageSpec
 from worker.engines.diffusers.denoising.schedulers import create_scheduler
 from worker.engines.diffusers.loading.pipelines import Pipelines, load_pipelines
-from worker.engines.diffusers.loading.precision import precision_of
 from worker.engines.diffusers.loading.warm_up import prepare
 from worker.engines.diffusers.loras.lora_files import find_loras
 from worker.engines.diffusers.loras.loras import Loras
-from worker.engines.diffusers.memory.devices import choose_device, dtype_name
+from worker.engines.diffusers.memory.devices import choose_device, dtype_name, precision_of
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
 from worker.engines.diffusers.memory.out_of_memory import (
     FittingSizes,
@@ -35,10 +34,8 @@ from worker.engines.diffusers.memory.out_of_memory import (
 )
 from worker.engines.diffusers.memory.shared_parts import PartLoading, SharedParts
 from worker.engines.diffusers.options import DiffusersOptions, Level
-from worker.engines.diffusers.prompts.embedding_cache import MAX_ENTRIES
-from worker.engines.diffusers.prompts.embedding_files import find_embeddings
-from worker.engines.diffusers.prompts.encoding import Prompts
-from worker.engines.diffusers.prompts.textual_inversions import TextualInversions
+from worker.engines.diffusers.prompts.encoding import MAX_ENTRIES, Prompts
+from worker.engines.diffusers.prompts.textual_inversions import TextualInversions, find_embeddings
 from worker.engines.diffusers.prompts.warnings import prompt_warnings
 from worker.engines.diffusers.rendering import Rendering
 from worker.images.values import Inputs, RenderedImage

@@ -13,7 +13,7 @@ from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch, OnStep
 from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.decoding.autoencoder import Autoencoder
-from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels
+from worker.engines.diffusers.decoding.pixels import DecodedPixels
 from worker.engines.diffusers.decoding.soundness import Attempt, first_sound_image, in_float32
 from worker.engines.diffusers.denoising.batch_invariance import batch_invariant
 from worker.engines.diffusers.denoising.call_arguments import call_arguments, one_or_all

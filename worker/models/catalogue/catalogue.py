@@ -10,10 +10,9 @@ from typing import Self
 
 from shared.models.catalogue import ModelState
 from shared.settings.worker import WorkerSettings
-from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel
 from worker.models.catalogue.inspection import SETTLING_SECONDS, Inspector
-from worker.models.catalogue.scan import MAX_FILES, FolderScan
+from worker.models.catalogue.scan import MAX_FILES, Candidate, CandidateKind, FolderScan
 from worker.models.contents.fingerprint import revision_of_files
 from worker.models.local_model import LocalModel
 from worker.models.sources import STARTER_NAME, UPSCALERS_FOLDER, ModelSource

@@ -7,8 +7,8 @@ from pathlib import Path
 from shared.errors import ConfigurationError
 from shared.models.catalogue import ModelState
 from worker.models import weight_files
-from worker.models.catalogue.candidates import Candidate, CandidateKind
 from worker.models.catalogue.entries import CatalogueModel
+from worker.models.catalogue.scan import Candidate, CandidateKind
 from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
 from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
 from worker.models.checkpoints.modelspec import ModelSpec

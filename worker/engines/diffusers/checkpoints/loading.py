@@ -11,14 +11,18 @@ from typing import Any
 import diffusers
 import torch
 import transformers
+from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 
 from shared.errors import ConfigurationError
 from shared.settings.explanations import install_command
 from worker.engines.diffusers.checkpoints import flux
 from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
-from worker.engines.diffusers.checkpoints.text_encoders import load_text_encoder
+from worker.engines.diffusers.loading.part_classes import require_weights
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.local_model import LocalModel
+
+#: How names of CLIP's tensors begin, and the one that files may lack.
+_WRAPPER, _PROJECTION = "text_model.", "text_projection.weight"
 
 
 @contextmanager
@@ -50,7 +54,7 @@ def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype:
         return _load_gguf(kind, model.path, folder, part, dtype)
     file, role = TensorFile(model.path, dtype), model.file_parts[part]
     if issubclass(kind, transformers.PreTrainedModel):
-        return load_text_encoder(kind, folder, part, file.of(role), dtype)
+        return _load_text_encoder(kind, folder, part, file.of(role), dtype)
     tensors = file.of(role) if part in model.configs else file.everything()
     return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
 
@@ -89,3 +93,27 @@ def _load_single(kind: Any, folder: Path, part: str, tensors: Tensors) -> Any:
     except NotImplementedError:
         # The class leaves weights that are missing without memory.
         raise ValueError(f"its weights are incomplete: some of {part} are missing") from None
+
+
+def _load_text_encoder(kind: Any, folder: Path, part: str, tensors: Tensors, dtype: torch.dtype) -> Any:
+    """CLIP in two layouts, T5 or Qwen3."""
+    config = kind.config_class.from_pretrained(str(folder), subfolder=part, local_files_only=True)
+    with torch.device("meta"):
+        empty = kind(config)
+    if "positional_embedding" in tensors:
+        tensors = convert_open_clip_checkpoint(empty, tensors, prefix="")
+    expected = set(empty.state_dict())
+    state = _named_as(expected, tensors)
+    if _PROJECTION in expected and _PROJECTION not in state:
+        # Files for Stable Diffusion 3 leave it out where it changes nothing.
+        state[_PROJECTION] = torch.eye(config.projection_dim, config.hidden_size)
+    model, info = kind.from_pretrained(None, config=config, state_dict=state, dtype=dtype, output_loading_info=True)
+    require_weights(model, part, info)
+    return model.eval()
+
+
+def _named_as(expected: set[str], tensors: Tensors) -> Tensors:
+    """Only those that the model has; its library moved the names of CLIP up by one level."""
+    flat = not any(name.startswith(_WRAPPER) for name in expected)
+    named = {name.removeprefix(_WRAPPER) if flat else name: tensor for name, tensor in tensors.items()}
+    return {name: tensor for name, tensor in named.items() if name in expected}

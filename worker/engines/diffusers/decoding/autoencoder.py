@@ -7,8 +7,13 @@ from typing import Any
 import diffusers
 import torch
 
-from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels, decoded_pixels
-from worker.engines.diffusers.decoding.previews import as_spatial, false_colour_preview, to_preview
+from worker.engines.diffusers.decoding.pixels import (
+    DecodedPixels,
+    as_spatial,
+    decoded_pixels,
+    false_colour_preview,
+    to_preview,
+)
 from worker.engines.diffusers.decoding.soundness import in_float32
 from worker.engines.diffusers.memory.out_of_memory import Fallback
 from worker.images.values import Pixels

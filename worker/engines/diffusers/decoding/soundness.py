@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 
 from shared.errors import InvalidOutput
-from worker.engines.diffusers.decoding.decoded_pixels import DecodedPixels
+from worker.engines.diffusers.decoding.pixels import DecodedPixels
 from worker.images.values import Pixels
 
 logger = logging.getLogger(__name__)

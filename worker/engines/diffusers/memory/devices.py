@@ -1,12 +1,16 @@
 """Chooses device and precision of a model, and reports how full the device is."""
 
 from collections.abc import Mapping
-from pathlib import Path
 
+import psutil
 import torch
 
 from shared.errors import ConfigurationError
 from shared.workers.devices import DeviceMemory
+from worker.engines.diffusers.options import DiffusersOptions, Level
+from worker.models.families import family_of
+from worker.models.local_model import LocalModel
+from worker.models.placements import HALF_PRECISION
 
 
 def choose_device(setting: str) -> torch.device:
@@ -36,6 +40,20 @@ def computes_bfloat16() -> bool:
     return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
 
 
+def precision_of(model: LocalModel, options: DiffusersOptions) -> torch.dtype:
+    """Raises ConfigurationError for a precision in which the model's images would be black."""
+    family = family_of(model)
+    if options.dtype == "float16" and not family.is_safe_in_float16:
+        raise ConfigurationError(
+            f"SD_DTYPE is float16, in which {family.title} gives black images; SD_DTYPE=auto takes bfloat16 on GPUs "
+            "and float32 on CPUs."
+        )
+    half = HALF_PRECISION[family.is_safe_in_float16]
+    if options.level is Level.MAX and computes_bfloat16():
+        half = {**half, "cpu": "bfloat16"}
+    return choose_dtype(options.dtype, choose_device(options.device), half)
+
+
 def dtype_name(dtype: torch.dtype) -> str:
     """As in settings: `float16`."""
     return str(dtype).removeprefix("torch.")
@@ -51,10 +69,9 @@ def device_memory(device: torch.device) -> DeviceMemory | None:
                 size = torch.mps.recommended_max_memory()
                 free = size - torch.mps.driver_allocated_memory()
             case _:
-                lines = (line.split() for line in Path("/proc/meminfo").read_text().splitlines())
-                kilobytes = {name: int(value) for name, value, *_ in lines}
-                free, size = kilobytes["MemAvailable:"] << 10, kilobytes["MemTotal:"] << 10
-    except (RuntimeError, OSError):
-        # The device has failed, or the system has no /proc.
+                memory = psutil.virtual_memory()
+                free, size = memory.available, memory.total
+    except RuntimeError:
+        # The device has failed.
         return None
     return DeviceMemory(used_bytes=size - free, size_bytes=size)

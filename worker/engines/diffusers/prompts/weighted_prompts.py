@@ -15,8 +15,9 @@ import transformers
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
 from shared.jobs.web_ui.prompt_weights import Section, WeightedText, parse_weights
-from worker.engines.diffusers.prompts.embedding_cache import PromptEmbedding
 
+#: Tensors, in whatever tuples and lists the pipeline returns.
+PromptEmbedding = Any
 #: A comma at most so many tokens before the end of a chunk ends it, so that no phrase is divided.
 COMMA_DISTANCE = 20
 #: Encoders see one chunk at a time, usually 75 tokens. More chunks would slow down every step.

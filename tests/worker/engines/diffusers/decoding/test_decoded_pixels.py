@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
-from worker.engines.diffusers.decoding.decoded_pixels import decoded_pixels
+from worker.engines.diffusers.decoding.pixels import decoded_pixels
 from worker.images.values import Pixels
 
 pytestmark = pytest.mark.parametrize("device", ON_EACH_DEVICE)

@@ -5,8 +5,9 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from worker.engines.diffusers.prompts import embedding_cache
-from worker.engines.diffusers.prompts.embedding_cache import PromptEmbedding, PromptEmbeddingCache
+from worker.engines.diffusers.prompts import encoding
+from worker.engines.diffusers.prompts.encoding import PromptEmbeddingCache
+from worker.engines.diffusers.prompts.weighted_prompts import PromptEmbedding
 
 
 def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:
@@ -34,7 +35,7 @@ def test_the_number_of_cached_prompts_is_limited() -> None:
 
 
 def test_the_size_of_the_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_cache, "MAX_BYTES", 8000)
+    monkeypatch.setattr(encoding, "MAX_BYTES", 8000)
     cache = PromptEmbeddingCache()
 
     assert encoded_of(cache, "abab") == "ab"
@@ -43,7 +44,7 @@ def test_the_size_of_the_cache_is_limited(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_evicted_prompts_are_encoded_again_and_free_their_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(embedding_cache, "MAX_BYTES", 8000)
+    monkeypatch.setattr(encoding, "MAX_BYTES", 8000)
     cache = PromptEmbeddingCache()
     encoded_of(cache, "ab")
 

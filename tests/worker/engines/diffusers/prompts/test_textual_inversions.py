@@ -18,7 +18,7 @@ from tests.worker.images.image_checks import Pixels
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.prompts import textual_inversions
-from worker.engines.diffusers.prompts.embedding_files import find_embeddings
+from worker.engines.diffusers.prompts.textual_inversions import find_embeddings
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
