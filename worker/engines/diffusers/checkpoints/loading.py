@@ -16,7 +16,7 @@ from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
 from shared.errors import ConfigurationError
 from shared.settings.explanations import install_command
 from worker.engines.diffusers.checkpoints import flux
-from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, TensorFile, Tensors
+from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, Tensors, read_part
 from worker.engines.diffusers.loading.part_classes import require_weights
 from worker.models.checkpoints.configurations import write_tokenizer
 from worker.models.local_model import LocalModel
@@ -52,10 +52,9 @@ def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype:
     """
     if model.path.suffix == ".gguf":
         return _load_gguf(kind, model.path, folder, part, dtype)
-    file, role = TensorFile(model.path, dtype), model.file_parts[part]
+    tensors = read_part(model.path, model.file_parts[part] if part in model.configs else None, dtype)
     if issubclass(kind, transformers.PreTrainedModel):
-        return _load_text_encoder(kind, folder, part, file.of(role), dtype)
-    tensors = file.of(role) if part in model.configs else file.everything()
+        return _load_text_encoder(kind, folder, part, tensors, dtype)
     return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
 
 

@@ -16,37 +16,23 @@ _EIGHT_BITS = frozenset(
 DENOISER_PREFIX = "model.diffusion_model."
 
 
-class TensorFile:
-    """Reads tensors lazily."""
+def read_part(path: Path, role: Role | None, dtype: torch.dtype) -> Tensors:
+    """By the names within the part; without a role all tensors, for files with nothing but a transformer."""
+    with safe_open(path, framework="pt") as file:
+        listed = list(file.keys())
+        everything = {name.removeprefix(DENOISER_PREFIX): name for name in listed}
+        names = everything if role is None else sort_tensors(listed).get(role, {})
+        read = {inner: file.get_tensor(name) for inner, name in names.items()}
+    scales = {inner: read.pop(inner) for inner in list(read) if inner.endswith(SCALES)}
+    return {inner: _converted(inner, tensor, scales, dtype) for inner, tensor in read.items()}
 
-    def __init__(self, path: Path, dtype: torch.dtype) -> None:
-        self._path, self._dtype = path, dtype
-        with safe_open(path, framework="pt") as file:
-            self._names = list(file.keys())
-        self._roles = sort_tensors(self._names)
 
-    def of(self, role: Role) -> Tensors:
-        return self._read(self._roles.get(role, {}))
-
-    def everything(self) -> Tensors:
-        """For files with nothing but a transformer."""
-        return self._read({name.removeprefix(DENOISER_PREFIX): name for name in self._names})
-
-    def _read(self, names: dict[str, str]) -> Tensors:
-        """By the names within the part."""
-        with safe_open(self._path, framework="pt") as file:
-            read = {inner: file.get_tensor(name) for inner, name in names.items()}
-        scales = {inner: tensor for inner, tensor in read.items() if inner.endswith(SCALES)}
-        for inner in scales:
-            del read[inner]
-        return {inner: self._converted(inner, tensor, scales) for inner, tensor in read.items()}
-
-    def _converted(self, inner: str, tensor: torch.Tensor, scales: Tensors) -> torch.Tensor:
-        """In the precision of the model; eight-bit numbers may have a scale beside them."""
-        if not tensor.is_floating_point():
-            return tensor
-        stem = inner.removesuffix(".weight")
-        scale = next((scales[stem + ending] for ending in SCALES if stem + ending in scales), None)
-        if scale is None or tensor.dtype not in _EIGHT_BITS:
-            return tensor.to(self._dtype)
-        return (tensor.float() * scale.float()).to(self._dtype)
+def _converted(inner: str, tensor: torch.Tensor, scales: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    """In the precision of the model; eight-bit numbers may have a scale beside them."""
+    if not tensor.is_floating_point():
+        return tensor
+    stem = inner.removesuffix(".weight")
+    scale = next((scales[stem + ending] for ending in SCALES if stem + ending in scales), None)
+    if scale is None or tensor.dtype not in _EIGHT_BITS:
+        return tensor.to(dtype)
+    return (tensor.float() * scale.float()).to(dtype)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.engines.diffusers.checkpoints.tensors import TensorFile
+from worker.engines.diffusers.checkpoints.tensors import read_part
 from worker.models.checkpoints.tensor_names import Role
 
 NAMES = (
@@ -28,7 +28,7 @@ NAMES = (
 
 def read(path: Path, tensors: dict[str, torch.Tensor], role: Role = Role.DENOISER) -> dict[str, torch.Tensor]:
     save_file(tensors, path / "model.safetensors")
-    return TensorFile(path / "model.safetensors", torch.bfloat16).of(role)
+    return read_part(path / "model.safetensors", role, torch.bfloat16)
 
 
 def test_averages_count_in_files_that_have_nothing_else(tmp_path: Path) -> None:
