@@ -67,7 +67,7 @@ class AddedFiles:
 
     @classmethod
     def found(cls, options: DiffusersOptions) -> Self:
-        loras = find_loras(options.lora_dir) if options.lora_dir else {}
+        loras = find_loras(options.lora_dir)
         return cls(tuple(loras), trigger_words(loras), tuple(find_embeddings(options.embedding_dir)))
 
     def for_model(self, capabilities: Capabilities) -> Capabilities:

@@ -125,8 +125,7 @@ class DiffusersEngine:
             options.optimize,
             options.compile_sizes,
         )
-        loras = find_loras(options.lora_dir) if options.lora_dir else {}
-        files = [*loras.values(), *find_embeddings(options.embedding_dir).values()]
+        files = [*find_loras(options.lora_dir).values(), *find_embeddings(options.embedding_dir).values()]
         return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
 
     @property

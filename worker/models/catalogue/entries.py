@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Self
 
 from shared.models.catalogue import ModelState
-from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.header import ModelSpec
 from worker.models.families import family_of
 from worker.models.hub.licences import commercial_use_of
 from worker.models.local_model import LocalModel

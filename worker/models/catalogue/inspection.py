@@ -10,8 +10,7 @@ from worker.models import weight_files
 from worker.models.catalogue.entries import CatalogueModel
 from worker.models.catalogue.scan import Candidate, CandidateKind
 from worker.models.checkpoints.assembly import FindBase, NeedsBase, describe_file
-from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, read_header
-from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.header import IncompleteFile, InvalidHeader, ModelSpec, read_header
 from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.contents.fingerprint import revision_of_files
 from worker.models.download_plans import DownloadPlan, format_bytes, is_downloading

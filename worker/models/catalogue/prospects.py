@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING
 
 from shared.errors import ConfigurationError
 from worker.models.catalogue.entries import CatalogueModel
-from worker.models.checkpoints.header import InvalidHeader, count_parameters, read_header
-from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.header import InvalidHeader, ModelSpec, count_parameters, read_header
 from worker.models.download_plans import DownloadPlan
 from worker.models.families import Family, family_of
 from worker.models.hub.licences import licence_of_folder

@@ -6,8 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from worker.models.checkpoints import configurations
-from worker.models.checkpoints.header import read_header
-from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.header import ModelSpec, read_header
 from worker.models.checkpoints.recognition import Recognised, UnknownFamily, recognise
 from worker.models.checkpoints.rejections import NotACheckpoint
 from worker.models.checkpoints.tensor_names import Role

@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
 #: How what git leaves of a large file begins where Git LFS is not installed.
 LFS_POINTER = b"version "
-MAX_METADATA_VALUE = 4096
+MAX_TEXT, MAX_TRIGGER_WORDS = 200, 32
 #: Of a number, by the name of its type.
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 BITS |= {"U64": 64, "U32": 32, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F4": 4}
@@ -44,9 +45,20 @@ def count_parameters(tensors: Iterable[Tensor]) -> int:
 
 
 @dataclass(frozen=True)
+class ModelSpec:
+    """What authors write into a header: ModelSpec, and what training tools store."""
+
+    title: str | None = None
+    licence: str | None = None
+    trigger_words: tuple[str, ...] = ()
+    prediction_type: str | None = None
+    """epsilon or v_prediction."""
+
+
+@dataclass(frozen=True)
 class Header:
     tensors: Mapping[str, Tensor]
-    metadata: Mapping[str, str]
+    spec: ModelSpec
 
     @cached_property
     def parts(self) -> Mapping[Role, Mapping[str, Tensor]]:
@@ -88,7 +100,7 @@ def _parse(text: bytes, size: int) -> Header:
         content = None
     if not isinstance(content, dict):
         raise InvalidHeader("The header is not valid JSON; this is not a safetensors file, or a damaged one.")
-    metadata = content.pop("__metadata__", None) or {}
+    metadata = content.pop("__metadata__", None)
     if len(content) > MAX_TENSORS:
         raise InvalidHeader(f"The header lists {len(content):,} tensors, more than the limit of {MAX_TENSORS:,}.")
     tensors, expected = {}, 8 + len(text)
@@ -99,7 +111,7 @@ def _parse(text: bytes, size: int) -> Header:
         raise IncompleteFile(f"The file is incomplete: it has {size:,} of {expected:,} bytes.")
     if size > expected:
         raise InvalidHeader(f"The file has {size - expected:,} bytes more than its header says; it is damaged.")
-    return Header(tensors, _readable(metadata))
+    return Header(tensors, _spec(metadata))
 
 
 def _tensor(name: str, entry: Any, first: int) -> Tensor:
@@ -113,9 +125,24 @@ def _tensor(name: str, entry: Any, first: int) -> Tensor:
     raise InvalidHeader(f"The header describes the tensor {name[:80]!r} wrongly; the file is damaged.")
 
 
-def _readable(metadata: Any) -> dict[str, str]:
-    """Short texts; training tools store megabytes of captions beside them."""
-    if not isinstance(metadata, dict):
-        return {}
-    texts = {key: value for key, value in metadata.items() if isinstance(value, str)}
-    return {key[:200]: value for key, value in texts.items() if len(value) <= MAX_METADATA_VALUE}
+def _spec(content: Any) -> ModelSpec:
+    values = content.items() if isinstance(content, dict) else ()
+    metadata = {key: value for key, value in values if isinstance(value, str)}
+
+    def text(*keys: str) -> str | None:
+        found = (_line(metadata.get(key, "")) for key in keys)
+        return next(filter(None, found), None)
+
+    words = (_line(word) for word in metadata.get("modelspec.trigger_phrase", "").split(","))
+    prediction = text("modelspec.prediction_type", "modelspec.predict_type") or ""
+    return ModelSpec(
+        title=text("modelspec.title", "ss_output_name"),
+        licence=text("modelspec.license", "modelspec.licence"),
+        trigger_words=tuple(dict.fromkeys(filter(None, words)))[:MAX_TRIGGER_WORDS],
+        prediction_type={"v": "v_prediction", "v_prediction": "v_prediction", "epsilon": "epsilon"}.get(prediction),
+    )
+
+
+def _line(text: str) -> str:
+    """One line without control characters."""
+    return re.sub(r"[\x00-\x1f\x7f\s]+", " ", text).strip()[:MAX_TEXT]

@@ -5,8 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from worker.models.checkpoints import configurations
-from worker.models.checkpoints.header import Header, Tensor
-from worker.models.checkpoints.modelspec import ModelSpec, read_modelspec
+from worker.models.checkpoints.header import Header, ModelSpec, Tensor
 from worker.models.checkpoints.rejections import NotACheckpoint, reason_of_rejection
 from worker.models.checkpoints.shapes import derive
 from worker.models.checkpoints.tensor_names import Role
@@ -38,15 +37,14 @@ def recognise(header: Header, name: str) -> Recognised:
     if reason := reason_of_rejection(header):
         raise NotACheckpoint(reason)
     denoiser = header.parts.get(Role.DENOISER, {})
-    spec = read_modelspec(header.metadata)
     family = family_of(denoiser, header.parts)
     if family is None:
         raise UnknownFamily(
             "No supported family of models has such tensors: name its base model in an imagegen.json, or use a folder "
             "in diffusers' format."
         )
-    variant = variant_of(family, denoiser, header, f"{name} {spec.title or ''}", spec)
-    return _described(header, family, variant, spec)
+    variant = variant_of(family, denoiser, header, f"{name} {header.spec.title or ''}")
+    return _described(header, family, variant)
 
 
 def family_of(denoiser: Mapping[str, Tensor], roles: Collection[Role]) -> str | None:
@@ -80,7 +78,7 @@ _ROLES = {
 _OPTIONAL = {("sd3", "text_encoder_3"): "tokenizer_3"}
 
 
-def _described(header: Header, family: str, variant: Variant, spec: ModelSpec) -> Recognised:
+def _described(header: Header, family: str, variant: Variant) -> Recognised:
     index: dict[str, Any] = {**configurations.index_of(family), "_class_name": variant.pipeline_class}
     configs: dict[str, Mapping[str, Any]] = {}
     found: dict[str, Role] = {}
@@ -100,7 +98,7 @@ def _described(header: Header, family: str, variant: Variant, spec: ModelSpec) -
             index[part] = index[_OPTIONAL[family, part]] = [None, None]
         else:
             missing.append(part)
-    return Recognised(family, variant, index, configs, found, tuple(missing), spec)
+    return Recognised(family, variant, index, configs, found, tuple(missing), header.spec)
 
 
 def _role_of(bundled: str) -> Role:

@@ -7,7 +7,6 @@ from typing import Any
 
 from worker.models.checkpoints import configurations
 from worker.models.checkpoints.header import Header, Tensor
-from worker.models.checkpoints.modelspec import ModelSpec
 from worker.models.checkpoints.rejections import NotACheckpoint
 
 _V = {"prediction_type": "v_prediction"}
@@ -25,11 +24,11 @@ class Variant:
     """The row in families.py; None leaves it to the configurations."""
 
 
-def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
+def variant_of(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str) -> Variant:
     """`words` are the file's name and title. Raises NotACheckpoint for variants that need other inputs."""
     match family:
         case "sd15" | "sd2" | "sdxl":
-            return _unet_variant(family, denoiser, header, words, spec)
+            return _unet_variant(family, denoiser, header, words)
         case "flux1":
             return _flux_variant(denoiser, words)
         case "z-image" if _says(words, "turbo"):
@@ -51,7 +50,7 @@ _FEW_STEPS = {"turbo": "turbo", "lightning": "lightning", "hyper": r"hyper[-_ ]?
 _CHANNELS = {5: "a depth map", 7: "an image to enlarge", 8: "an image to edit"}
 
 
-def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str, spec: ModelSpec) -> Variant:
+def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, words: str) -> Variant:
     channels, *_ = denoiser["input_blocks.0.0.weight"].shape[1:] or (0,)
     if channels not in (4, 9):
         extra = _CHANNELS.get(channels, f"{channels} channels")
@@ -69,7 +68,7 @@ def _unet_variant(family: str, denoiser: Mapping[str, Tensor], header: Header, w
         scheduler = "euler-ancestral-trailing" if kind == "turbo" else "euler"
         spacing = {"timestep_spacing": "trailing", **(_V if _predicts_velocity(header) else {})}
         return Variant(pipeline, scheduler, spacing, family_key=_few_steps_key(family, words))
-    changes = _prediction(family, inpainting, header, words, spec)
+    changes = _prediction(family, inpainting, header, words)
     return Variant(pipeline, None, changes, family_key={"sd15": "sd1"}.get(family, family))
 
 
@@ -85,10 +84,10 @@ def _predicts_velocity(header: Header) -> bool:
     return "v_pred" in header.tensors
 
 
-def _prediction(family: str, inpainting: bool, header: Header, words: str, spec: ModelSpec) -> dict[str, Any]:
+def _prediction(family: str, inpainting: bool, header: Header, words: str) -> dict[str, Any]:
     zero = _ZERO_SNR if "ztsnr" in header.tensors else {}
-    if spec.prediction_type:
-        return {"prediction_type": spec.prediction_type, **zero}
+    if header.spec.prediction_type:
+        return {"prediction_type": header.spec.prediction_type, **zero}
     if _predicts_velocity(header) or _says(words, r"v[-_ ]?pred(?:iction)?"):
         return {**_V, **(zero if zero or family != "sdxl" else _ZERO_SNR)}
     if family == "sd2":

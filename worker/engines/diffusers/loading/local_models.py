@@ -20,7 +20,7 @@ from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.held_models import Inspected
 from worker.models.catalogue import Catalogue, CatalogueModel
-from worker.models.checkpoints.modelspec import ModelSpec
+from worker.models.checkpoints.header import ModelSpec
 from worker.models.local_model import LocalModel
 
 logger = logging.getLogger(__name__)

@@ -17,7 +17,6 @@ from safetensors import safe_open
 
 from shared.jobs.requests import LORA_NAME, MAX_LORA_NAME
 from worker.models.checkpoints.header import InvalidHeader, read_header
-from worker.models.checkpoints.modelspec import read_modelspec
 from worker.models.weight_files import SUFFIX
 
 logger = logging.getLogger(__name__)
@@ -34,19 +33,20 @@ UNUSABLE = (
 _OTHER_KINDS = ("hada_", "lokr_")
 
 
-def find_loras(folder: Path) -> dict[str, Path]:
+def find_loras(folder: Path | None) -> dict[str, Path]:
     """Files by the names that requests use: paths below the folder, without the suffix.
 
     A folder with a single file can also be requested by the folder's name.
     """
-    found: dict[str, Path] = {}
+    if folder is None:
+        return {}
+    found, folders = dict[str, Path](), dict[str, Path]()
     for inner, files in walk_files(folder):
         for file in files:
             _add(found, str((inner / file).relative_to(folder))[: -len(SUFFIX)], inner / file)
-    for inner, files in walk_files(folder):
         if len(files) == 1 and inner != folder:
-            found.setdefault(_name(str(inner.relative_to(folder))), inner / files[0])
-    return dict(sorted((name, file) for name, file in found.items() if _is_usable(name)))
+            folders[_name(str(inner.relative_to(folder)))] = inner / files[0]
+    return dict(sorted((name, file) for name, file in (folders | found).items() if _is_usable(name)))
 
 
 def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
@@ -64,7 +64,7 @@ def _words_in(file: Path) -> tuple[str, ...]:
 
 @functools.lru_cache(maxsize=4096)
 def _read_words(file: Path, size: int, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
-    return read_modelspec(read_header(file).metadata).trigger_words
+    return read_header(file).spec.trigger_words
 
 
 def walk_files(folder: Path) -> Iterator[tuple[Path, list[str]]]:

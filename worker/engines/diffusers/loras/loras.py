@@ -64,7 +64,7 @@ class Loras:
 
         Raises InvalidRequest for a LoRA that does not fit the model.
         """
-        files = find_loras(self._folder) if loras and self._folder else {}
+        files = find_loras(self._folder) if loras else {}
         for lora in loras:
             file = files.get(lora.name)
             if file is None:
