@@ -29,22 +29,18 @@ def parts_of(content: dict[str, Any], name: str, index: str = PIPELINE_INDEX) ->
     """
     if index == MODEL_CONFIG:
         return {ROOT: ("", "")}
-    lists = {part: value for part, value in content.items() if isinstance(value, list)}
-    # Settings may be lists as well, of numbers.
-    parts = {part: value for part, value in lists.items() if not _is_setting(value)}
-    if not all(_PART.fullmatch(part) and _is_supported(value) for part, value in parts.items()):
-        raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
-    named = {part: _library_and_class(value) for part, value in parts.items()}
-    return {part: (library, kind) for part, (library, kind) in named.items() if library and kind}
-
-
-def _is_setting(value: list[Any]) -> bool:
-    return bool(value) and all(isinstance(item, int | float) for item in value)
-
-
-def _is_supported(value: list[Any]) -> bool:
-    names = _library_and_class(value)
-    return len(names) == 2 and all(isinstance(item, str | None) for item in names) and names[0] in LIBRARIES
+    parts: dict[str, tuple[str, str]] = {}
+    for part, value in content.items():
+        # Settings may be lists as well, of numbers.
+        if not isinstance(value, list) or (value and all(isinstance(item, int | float) for item in value)):
+            continue
+        match _library_and_class(value):
+            case [str() | None as library, str() | None as kind] if library in LIBRARIES and _PART.fullmatch(part):
+                if library and kind:
+                    parts[part] = library, kind
+            case _:
+                raise ConfigurationError(f"The model {name} needs its own code, which this service never runs.")
+    return parts
 
 
 def _library_and_class(value: list[Any]) -> Sequence[Any]:

@@ -5,7 +5,7 @@ in the tools whose prompts people paste.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -18,27 +18,14 @@ from shared.jobs.web_ui.prompt_weights import Section, WeightedText, parse_weigh
 
 #: Tensors, in whatever tuples and lists the pipeline returns.
 PromptEmbedding = Any
+#: Tokens that are encoded together, each with its weight.
+Chunk = list[tuple[int, float]]
 #: A comma at most so many tokens before the end of a chunk ends it, so that no phrase is divided.
 COMMA_DISTANCE = 20
 #: Encoders see one chunk at a time, usually 75 tokens. More chunks would slow down every step.
 MAX_CHUNKS = 16
 
 _WITH_POOLING = transformers.CLIPTextModelWithProjection
-
-
-@dataclass
-class Chunk:
-    """Tokens that are encoded together, each with its weight."""
-
-    tokens: list[int] = field(default_factory=list)
-    weights: list[float] = field(default_factory=list)
-    last_comma: int | None = None
-
-    def split(self, start: int) -> "Chunk":
-        """Remove and return the tokens from `start` on."""
-        rest = Chunk(self.tokens[start:], self.weights[start:])
-        del self.tokens[start:], self.weights[start:]
-        return rest
 
 
 @dataclass(frozen=True)
@@ -57,31 +44,27 @@ class Chunker:
         return [chunk for section in (first, *others) for chunk in self._section(section)]
 
     def padded_tokens(self, chunk: Chunk) -> list[int]:
-        tokenizer, missing = self.tokenizer, self.length - len(chunk.tokens)
+        tokenizer, missing = self.tokenizer, self.length - len(chunk)
         # The marker of the end comes first, whatever the rest is filled with.
         ending = [tokenizer.eos_token_id, *[tokenizer.pad_token_id] * missing]
-        return [tokenizer.bos_token_id, *chunk.tokens, *ending]
+        return [tokenizer.bos_token_id, *(token for token, _ in chunk), *ending]
 
     def padded_weights(self, chunk: Chunk) -> list[float]:
-        return [1.0, *chunk.weights, *[1.0] * (self.length - len(chunk.tokens) + 1)]
+        return [1.0, *(weight for _, weight in chunk), *[1.0] * (self.length - len(chunk) + 1)]
 
     def ignored_text(self, prompt: str) -> str:
         """What follows the chunks that are encoded."""
-        tokens = [token for chunk in self.chunks(parse_weights(prompt))[MAX_CHUNKS:] for token in chunk.tokens]
+        tokens = [token for chunk in self.chunks(parse_weights(prompt))[MAX_CHUNKS:] for token, _ in chunk]
         text: str = self.tokenizer.decode(tokens).strip()
         return text
 
     def _section(self, section: Section) -> list[Chunk]:
-        chunks = [Chunk()]
+        chunks: list[Chunk] = [[]]
         for part in section:
             for token in self._tokens(part):
-                if len(chunks[-1].tokens) == self.length:
-                    chunks.append(Chunk() if token == self._comma else self._phrase_at_end(chunks[-1]))
-                chunk = chunks[-1]
-                if token == self._comma:
-                    chunk.last_comma = len(chunk.tokens)
-                chunk.tokens.append(token)
-                chunk.weights.append(part.weight)
+                if len(chunks[-1]) == self.length:
+                    chunks.append([] if token == self._comma else self._phrase_at_end(chunks[-1]))
+                chunks[-1].append((token, part.weight))
         return chunks
 
     def _tokens(self, part: WeightedText) -> Sequence[int]:
@@ -89,11 +72,12 @@ class Chunker:
         return tokens
 
     def _phrase_at_end(self, chunk: Chunk) -> Chunk:
-        """The beginning of the next chunk: what follows the last comma, unless that is far away."""
-        comma = chunk.last_comma
-        if comma is None or len(chunk.tokens) - comma > COMMA_DISTANCE:
-            return Chunk()
-        return chunk.split(comma + 1)
+        """Remove and return the beginning of the next chunk: what follows the last comma, unless that is far away."""
+        last = [token for token, _ in reversed(chunk[-COMMA_DISTANCE:])]
+        start = len(chunk) - (last.index(self._comma) if self._comma in last else 0)
+        phrase = chunk[start:]
+        del chunk[start:]
+        return phrase
 
     @cached_property
     def _comma(self) -> int | None:

@@ -40,11 +40,11 @@ def plain(model: DiffusersEngine, prompt: str) -> list[torch.Tensor]:
 def chunks(model: DiffusersEngine, prompt: str) -> list[str]:
     """The tiny models have a token for each letter."""
     chunker = Chunker(pipe(model).tokenizer)
-    return [chunker.tokenizer.decode(chunk.tokens) for chunk in chunker.chunks(parse_weights(prompt))]
+    return [chunker.tokenizer.decode([token for token, _ in chunk]) for chunk in chunker.chunks(parse_weights(prompt))]
 
 
 def chunk_lengths(model: DiffusersEngine, prompt: str) -> list[int]:
-    return [len(chunk.tokens) for chunk in Chunker(pipe(model).tokenizer).chunks(parse_weights(prompt))]
+    return [len(chunk) for chunk in Chunker(pipe(model).tokenizer).chunks(parse_weights(prompt))]
 
 
 def test_without_weights_the_embedding_is_that_of_the_plain_prompt(model: DiffusersEngine) -> None:
