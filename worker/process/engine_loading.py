@@ -96,7 +96,7 @@ def _diffusers(
         from worker.engines.diffusers.loading.local_models import LocalModels
         from worker.engines.diffusers.memory.devices import choose_device, choose_dtype, device_memory
         from worker.engines.diffusers.memory.placement import usable_bytes
-        from worker.engines.diffusers.options import DiffusersOptions
+        from worker.engines.diffusers.options import DiffusersOptions, Level
         from worker.engines.upscaling.engine import HALF
         from worker.engines.upscaling.enlarging import Enlarger
         from worker.engines.upscaling.upscalers import ModelsAndUpscalers
@@ -108,7 +108,7 @@ def _diffusers(
         lora_dir=settings.lora_dir,
         embedding_dir=settings.embedding_dir,
         max_batch_size=settings.max_batch_size,
-        optimize=settings.optimize,
+        level=Level[settings.optimize.upper()],
         quantize=settings.quantize,
         compile_sizes=settings.compile_sizes,
         data_dir=settings.data_dir / COMPILED,

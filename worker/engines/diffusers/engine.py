@@ -122,7 +122,7 @@ class DiffusersEngine:
             self.device,
             self._pipelines.quantization,
             self._checker is not None,
-            options.optimize,
+            options.level,
             options.compile_sizes,
         )
         files = [*find_loras(options.lora_dir).values(), *find_embeddings(options.embedding_dir).values()]

@@ -18,10 +18,6 @@ class Level(IntEnum):
     MAX = 3
     """A slightly different image."""
 
-    @classmethod
-    def of(cls, setting: str) -> "Level":
-        return cls[setting.upper()]
-
 
 @dataclass(frozen=True)
 class DiffusersOptions:
@@ -32,8 +28,7 @@ class DiffusersOptions:
     lora_dir: Path | None = None
     embedding_dir: Path | None = None
     max_batch_size: int = 4
-    optimize: str = "safe"
-    """The name of a level."""
+    level: Level = Level.SAFE
     quantize: str = "off"
     """off, auto, 8bit or 4bit (see SD_QUANTIZE)."""
     compile_sizes: tuple[str, ...] = ()
@@ -42,7 +37,3 @@ class DiffusersOptions:
     """Where compiled code and measurements are kept; None keeps them until this process ends."""
     suggest_cloud: bool = False
     """Whether errors about memory name flux-api as an alternative."""
-
-    @property
-    def level(self) -> Level:
-        return Level.of(self.optimize)

@@ -17,6 +17,7 @@ from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.memory import placement
+from worker.engines.diffusers.options import Level
 from worker.images.values import Inputs
 
 pytestmark = [
@@ -145,7 +146,7 @@ def test_compiled_code_gives_the_same_image_and_is_used_only_for_its_sizes(
     plain = loaded(folder, device=device, dtype=DTYPES[device])
     try:
         with caplog.at_level("INFO", "worker"):
-            model = loaded(folder, device=device, dtype=DTYPES[device], optimize="max", compile_sizes=("64x64",))
+            model = loaded(folder, device=device, dtype=DTYPES[device], level=Level.MAX, compile_sizes=("64x64",))
         assert "compiled for 64x64" in caplog.text
         compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
         for size in ({}, {"num_images": 4}, {"width": 96, "height": 128}):

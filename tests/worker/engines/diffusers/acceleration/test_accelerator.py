@@ -5,13 +5,14 @@ import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 from unittest.mock import Mock
 
 import pytest
 import torch
 from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
 
+from shared.settings.worker import WorkerSettings
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import accelerator, attention, compiled_denoiser
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
@@ -90,7 +91,9 @@ def compiled_graphs() -> int:
 
 
 def test_levels_have_the_names_of_the_setting() -> None:
-    assert [Level.of(name) for name in ("off", "safe", "fast", "max")] == list(Level)
+    names = get_args(WorkerSettings.model_fields["optimize"].annotation)
+
+    assert [Level[name.upper()] for name in names] == list(Level)
 
 
 @pytest.mark.usefixtures("quick_compiler")

@@ -20,6 +20,7 @@ from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
 from worker.engines.diffusers.engine import DiffusersEngine
+from worker.engines.diffusers.options import Level
 from worker.images.values import Inputs
 
 pytestmark = [
@@ -57,7 +58,7 @@ def equal(one: Any, other: Any) -> bool:
 def test_images_are_those_of_plain_diffusers(family: str, device: str, tmp_path: Path) -> None:
     folder = FAMILIES[family](tmp_path)
     size = {"width": 128, "height": 64}
-    safe, plain = loaded(folder, device=device), loaded(folder, device=device, optimize="off")
+    safe, plain = loaded(folder, device=device), loaded(folder, device=device, level=Level.OFF)
 
     for seed in (1, 2):
         assert equal(draw(safe, seed=seed, **STEPS, **size), draw(plain, seed=seed, **STEPS, **size))
@@ -75,7 +76,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def both(folder: Path, device: str) -> tuple[DiffusersEngine, DiffusersEngine]:
     loras = {"lora_dir": folder / "loras"}
-    return loaded(folder, device=device, **loras), loaded(folder, device=device, optimize="off", **loras)
+    return loaded(folder, device=device, **loras), loaded(folder, device=device, level=Level.OFF, **loras)
 
 
 def test_loras_schedulers_sizes_and_input_images_may_change_between_requests(folder: Path, device: str) -> None:

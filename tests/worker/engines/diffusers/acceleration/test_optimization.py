@@ -17,6 +17,7 @@ from tests.worker.engines.drawing import draw
 from tests.worker.images.image_checks import shows_a_red_heart_on_blue
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.memory.devices import computes_bfloat16
+from worker.engines.diffusers.options import Level
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -25,7 +26,7 @@ SMALL = GenerationRequest(prompt="x", width=64, height=64)
 
 
 def test_safe_changes_no_pixel(starter: DiffusersEngine) -> None:
-    off = loaded("starter", optimize="off")
+    off = loaded("starter", level=Level.OFF)
 
     request = {**HEART, "num_inference_steps": 2, "num_images": 3}
 
@@ -39,20 +40,20 @@ def test_safe_changes_no_pixel(starter: DiffusersEngine) -> None:
 
 
 def test_max_uses_bfloat16_if_the_processor_supports_it() -> None:
-    model = loaded("starter", optimize="max")
+    model = loaded("starter", level=Level.MAX)
 
     assert model.dtype == ("bfloat16" if computes_bfloat16() else "float32")
     assert shows_a_red_heart_on_blue(draw(model, **HEART).pixels)
 
 
 def test_max_keeps_a_configured_precision() -> None:
-    assert loaded("starter", optimize="max", dtype="float32").dtype == "float32"
+    assert loaded("starter", level=Level.MAX, dtype="float32").dtype == "float32"
 
 
 @pytest.mark.parametrize("size", ["100x100", "10x9999"])
 def test_a_size_that_the_model_does_not_support_stops_the_worker(size: str) -> None:
     with pytest.raises(ConfigurationError, match=f"SD_COMPILE_SIZES has {size}, a size that the model"):
-        loaded("starter", optimize="max", compile_sizes=(size,))
+        loaded("starter", level=Level.MAX, compile_sizes=(size,))
 
 
 @pytest.fixture
@@ -70,7 +71,7 @@ def test_without_a_compiler_the_model_runs_uncompiled(tmp_path: Path, caplog: py
     before = draw(loaded(folder, dtype="float32")).pixels
 
     with caplog.at_level(logging.WARNING, "worker"):
-        model = loaded(folder, optimize="max", dtype="float32", compile_sizes=("64x64",))
+        model = loaded(folder, level=Level.MAX, dtype="float32", compile_sizes=("64x64",))
 
     assert "SD_COMPILE_SIZES has no effect, the model runs uncompiled; is there a C++ compiler?" in caplog.text
     assert np.array_equal(draw(model).pixels, before)

@@ -20,7 +20,7 @@ from worker.engines.base import Step
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
 from worker.engines.diffusers.loading.warm_up import prepare
-from worker.engines.diffusers.options import DiffusersOptions
+from worker.engines.diffusers.options import DiffusersOptions, Level
 from worker.images.values import Inputs
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch|tests)")
@@ -179,7 +179,7 @@ class Shapes:
 def test_a_model_is_compiled_for_the_calls_that_requests_make(model: Model) -> None:
     engine = model.engine
     shapes: Any = Shapes(engine._pipelines.denoiser)
-    options = DiffusersOptions(optimize="fast", compile_sizes=(f"{WIDTH}x{HEIGHT}",))
+    options = DiffusersOptions(level=Level.FAST, compile_sizes=(f"{WIDTH}x{HEIGHT}",))
 
     prepare(shapes, engine._pipelines, engine.capabilities, options, 1)
 
