@@ -146,9 +146,7 @@ class Job(FrozenModel):
 
     @property
     def seed(self) -> int:
-        if self.request.seed is None:
-            raise ValueError("a job's request always has a seed")
-        return self.request.seed
+        return self.request.seeds[0]
 
     @property
     def deadline(self) -> datetime | None:

@@ -273,6 +273,20 @@ class GenerationRequest(FrozenModel):
         """The model that the request names, by either field."""
         return self.model if self.model is not None else self.bfl_model
 
+    @property
+    def size(self) -> tuple[int, int]:
+        """Width and height of a resolved request (see Capabilities.resolve)."""
+        if self.width is None or self.height is None:
+            raise ValueError("the request is not resolved")
+        return self.width, self.height
+
+    @property
+    def seeds(self) -> range:
+        """One for each image of a request with a seed."""
+        if self.seed is None:
+            raise ValueError("the request has no seed")
+        return range(self.seed, self.seed + self.num_images)
+
     def with_seed(self) -> Self:
         """The same request with a seed, so that the image can be reproduced."""
         if self.seed is not None:

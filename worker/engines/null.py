@@ -172,13 +172,10 @@ class NullModels:
 def _images(
     request: GenerationRequest, inputs: Inputs, simulation: Simulation, variant: int
 ) -> Sequence[RenderedImage]:
-    if request.seed is None or request.width is None or request.height is None:
-        raise ValueError("the request is not resolved")
-    seeds = range(request.seed, request.seed + request.num_images)
-    size, strength = (request.width, request.height), request.strength or 1.0
+    size, strength = request.size, request.strength or 1.0
     return [
         RenderedImage(_blended(_pattern(*size, seed, variant), inputs, strength), seed, flagged=index < simulation.flag)
-        for index, seed in enumerate(seeds)
+        for index, seed in enumerate(request.seeds)
     ]
 
 

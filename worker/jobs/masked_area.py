@@ -53,7 +53,8 @@ def render_masked_area(
 ) -> Sequence[RenderedImage]:
     """Images of the size of the input image. Raises what the engine raises."""
     image, *others = inputs.images
-    area = Area.around(mask, request.mask_padding or 0, (request.width or 1) / (request.height or 1))
+    width, height = request.size
+    area = Area.around(mask, request.mask_padding or 0, width / height)
     rendered = engine.generate(request, Inputs([area.of(image), *others], area.of(mask)), watch)
     return [replace(one, pixels=_pasted(image, mask, area, one.pixels)) for one in rendered]
 

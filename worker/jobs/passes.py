@@ -17,10 +17,9 @@ RENDERED = f"sha256:{'0' * 64}"
 def generate(engine: Engine, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
     """Raises what the engine raises, and what decoding the inputs raises."""
     if request.resize_only:
-        size = request.width or 0, request.height or 0
         pixels, opacity = inputs.sources[0].transparent_pixels()
-        opacity = None if opacity is None else scaled(opacity, size)
-        return [RenderedImage(scaled(pixels, size), request.seed or 0, opacity=opacity)]
+        opacity = None if opacity is None else scaled(opacity, request.size)
+        return [RenderedImage(scaled(pixels, request.size), request.seeds[0], opacity=opacity)]
     if request.mask_padding is not None and inputs.mask is not None:
         return render_masked_area(engine, request, inputs, inputs.mask, watch)
     second = request.second_pass

@@ -148,7 +148,7 @@ class _JobTasks:
                 task = task.model_copy(update={"cost": result.cost})
                 self._save_task(index, task)
             try:
-                return self._download(result.image_url, self._seed(index), deadline)
+                return self._download(result.image_url, self.request.seeds[index], deadline)
             except ImageNotFound as error:
                 deadline.last_response = str(error)
             except InvalidOutput:
@@ -203,16 +203,11 @@ class _JobTasks:
 
     def _body(self, index: int, reservation: MemoryReservation, deadline: JobDeadline) -> io.BytesIO:
         """Built again for each task: rebuilding it costs less than keeping it in memory while the task runs."""
-        build = partial(request_body, self.request, self.model, self.inputs, self._seed(index))
+        build = partial(request_body, self.request, self.model, self.inputs, self.request.seeds[index])
         if not self.inputs.sources:
             return build(lambda _: None)
         with self.budget.exclusive_growth(deadline.check):
             return build(partial(reservation.resize, check=deadline.check))
-
-    def _seed(self, index: int) -> int:
-        if self.request.seed is None:
-            raise ValueError("the request is not resolved")
-        return self.request.seed + index
 
     def _save_task(self, index: int, task: ProviderTask) -> None:
         tasks = self.watch.provider_tasks

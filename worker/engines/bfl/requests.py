@@ -39,7 +39,7 @@ def request_body(
 ) -> io.BytesIO:
     """As JSON. Input images are decoded one at a time; `reserve` is called before each."""
     fields: dict[str, Any] = {"prompt": request.prompt, "output_format": request.output_format.value, "seed": seed}
-    fields |= _size_fields(model, (request.width or model.width, request.height or model.height), inputs)
+    fields |= _size_fields(model, request.size, inputs)
     if model.num_inference_steps is not None:
         fields["steps"] = request.num_inference_steps
     if model.guidance_scale is not None:
@@ -91,12 +91,11 @@ def _padding_fields(size: Size, source: ImageSource) -> dict[str, int]:
 
 def _image_fields(request: GenerationRequest, model: Capabilities, inputs: Inputs) -> Iterator[_ImageField]:
     names = image_field_names(model.model, len(inputs.sources))
-    has_mask = request.mask is not None and request.width is not None and request.height is not None
     for name, source in zip(names, inputs.sources, strict=True):
-        size = (request.width or 0, request.height or 0) if has_mask else _limited_size(source.size)
+        size = request.size if request.mask is not None else _limited_size(source.size)
         encoding_bytes = source.decoding_bytes + ENCODING_BYTES_PER_PIXEL * size[0] * size[1]
         yield name, encoding_bytes, partial(_encoded, source, size)
-    if has_mask:
+    if request.mask is not None:
         # The mask has the size of the image, and usually its format.
         yield "mask", encoding_bytes, partial(_encoded_mask, inputs, size)
 

@@ -176,20 +176,18 @@ class DiffusersEngine:
         self._accelerator.drop()
 
     def _specs(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> list[ImageSpec]:
-        if request.seed is None or request.width is None or request.height is None:
-            raise ValueError("the request is not resolved")
         for warning in prompt_warnings(self._pipelines, request):
             watch.add_warning(self._inversions.readable(warning))
         looks_at_images = self._pipelines.family.references and inputs.mask is None
         spec = ImageSpec(
             request.prompt,
             request.negative_prompt,
-            request.seed,
+            request.seeds[0],
             watch.add_warning,
-            None if looks_at_images else InitImage.from_inputs(inputs, request.width, request.height),
+            None if looks_at_images else InitImage.from_inputs(inputs, *request.size),
             _usable_references(inputs) if looks_at_images else (),
         )
-        return [replace(spec, seed=request.seed + index) for index in range(request.num_images)]
+        return [replace(spec, seed=seed) for seed in request.seeds]
 
     def _render(self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch) -> list[RenderedImage]:
         """One image for each spec. `request` has the fields that they share."""

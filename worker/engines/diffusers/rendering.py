@@ -72,7 +72,7 @@ class Rendering:
         self.pipelines.activate_offloading(pipe)
         pipe.scheduler = self.new_scheduler()
         blend = self._blending(mode, pipe.scheduler, specs)
-        watch_steps(pipe, mode.executed_steps, on_step, self._preview, blend)
+        watch_steps(pipe, mode.executed_steps, on_step, partial(self.autoencoder.preview, self.request.size), blend)
         denoiser, arguments = self.pipelines.denoiser, self._arguments(mode, specs)
         # On GPUs, libraries choose by size how to compute every layer.
         is_invariant = self.batch_invariant and self.pipelines.device.type == "cpu"
@@ -106,9 +106,6 @@ class Rendering:
         inits = [spec.init_image for spec in specs]
         masks = [init.mask for init in inits if init and init.mask is not None]
         return MaskedLatentBlender(scheduler, masks, mode.strength).after_step
-
-    def _preview(self, latents: torch.Tensor) -> Pixels:
-        return self.autoencoder.preview(latents, self.request.height or 0, self.request.width or 0)
 
     def _attempts(self, latents: torch.Tensor, spec: ImageSpec) -> Iterator[Attempt]:
         """Cheapest first: if the latents are finite, only the decoder has overflowed."""

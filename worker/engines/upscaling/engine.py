@@ -57,15 +57,13 @@ class UpscalingEngine:
         """Its memory is freed with the last reference to it."""
 
     def generate(self, request: GenerationRequest, inputs: Inputs, watch: JobWatch) -> Sequence[RenderedImage]:
-        if request.width is None or request.height is None or request.seed is None:
-            raise ValueError("the request is not resolved")
-        (image, opacity), size = inputs.sources[0].transparent_pixels(), (request.width, request.height)
+        (image, opacity), size = inputs.sources[0].transparent_pixels(), request.size
         if size[0] > image.shape[1] or size[1] > image.shape[0]:
             with reported_out_of_memory():
                 image = self._upscaler.enlarge(image, lambda tile, tiles: watch.on_step(Step(tile, tiles)))
         if opacity is not None:
             opacity = scaled(opacity, size)
-        return [RenderedImage(scaled(image, size), request.seed, opacity=opacity)]
+        return [RenderedImage(scaled(image, size), request.seeds[0], opacity=opacity)]
 
 
 def upscaler_capabilities(name: str, scale: int) -> Capabilities:

@@ -7,6 +7,7 @@ from typing import Any
 import diffusers
 import torch
 
+from shared.models.capabilities import Size
 from worker.engines.diffusers.decoding.pixels import (
     DecodedPixels,
     as_spatial,
@@ -77,13 +78,13 @@ class Autoencoder:
         return decoded_pixels(decoded[:, :, 0] if decoded.ndim == 5 else decoded)
 
     @torch.no_grad()
-    def preview(self, latents: torch.Tensor, height: int, width: int) -> Pixels:
+    def preview(self, size: Size, latents: torch.Tensor) -> Pixels:
         """What the latents of one image look like now. A full decoder would cost as much as several steps."""
         if self._has_faithful_previews:
             scaled = (latents / self._vae.config.scaling_factor).to(self._vae.dtype)
             # Its own method is intercepted now.
             return to_preview(type(self._vae).decode(self._vae, scaled).sample / 2 + 0.5)
-        rows, columns = height // self._side_multiple, width // self._side_multiple
+        columns, rows = (side // self._side_multiple for side in size)
         return false_colour_preview(as_spatial(latents, self._layout, rows, columns))
 
     def tiling_fallback(self) -> Iterator[Fallback]:

@@ -26,13 +26,13 @@ def call_arguments(
 
     `prompts` has a prompt and a negative prompt for each image of the batch, `request` what they share.
     """
-    parameters = parameters_of(pipe)
+    parameters, (width, height) = parameters_of(pipe), request.size
     arguments = {
         "prompt": one_or_all([prompt for prompt, _ in prompts]),
-        "width": request.width,
-        "height": request.height,
+        "width": width,
+        "height": height,
         # The pipeline of FLUX.1 Kontext would scale every size to a megapixel.
-        "max_area": (request.width or 0) * (request.height or 0),
+        "max_area": width * height,
         "num_inference_steps": steps,
         **_guidance(family, parameters, request.guidance_scale, [negative for _, negative in prompts]),
         **family.arguments,

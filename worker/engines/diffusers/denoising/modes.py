@@ -57,7 +57,7 @@ def mode_for(pipelines: Pipelines, request: GenerationRequest, specs: Sequence[I
     if pipe is pipelines.text:
         return Mode(pipe, _references(pipelines, specs[0]), steps, steps)
     if pipelines.is_inpainting_model and inits[0] is None:
-        inits = [InitImage.blank(request.width or 0, request.height or 0)] * len(specs)
+        inits = [InitImage.blank(*request.size)] * len(specs)
         strength = 1.0
     else:
         strength = max(MIN_STRENGTH, request.strength or 1.0)

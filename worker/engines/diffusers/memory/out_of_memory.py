@@ -90,7 +90,7 @@ class FittingSizes:
     def record_failure(self, request: GenerationRequest) -> OutOfMemory:
         """An error that suggests a size that should fit."""
         self._smallest_failure = min(self._smallest_failure, _pixels(request))
-        width, height = self._fitting_size(request.width or self.model.width, request.height or self.model.height)
+        width, height = self._fitting_size(*request.size)
         alternative = f", and the backend flux-api makes {request.width}x{request.height}" if self.suggest_cloud else ""
         return OutOfMemory(
             f"The device has too little memory for {request.width}x{request.height} pixels; {width}x{height} should "
@@ -169,4 +169,4 @@ class OutOfMemoryFallbacks:
 
 
 def _pixels(request: GenerationRequest) -> int:
-    return (request.width or 0) * (request.height or 0)
+    return math.prod(request.size)
