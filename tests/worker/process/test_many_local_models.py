@@ -24,7 +24,7 @@ from tests.worker.engines.diffusers.checkpoints.test_gguf import rounded, write_
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
 from tests.worker.process.test_many_models import overtaken_too_long
 from tests.worker.worker_records import most_model_bytes, worker_records
-from worker.engines.diffusers.memory.placement import part_sizes
+from worker.engines.diffusers.memory.quantization import part_sizes
 from worker.images.values import Pixels
 from worker.models.sources import STARTER
 

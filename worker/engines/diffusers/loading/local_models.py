@@ -15,7 +15,7 @@ from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.load_progress import files_to_read, load_progress
 from worker.engines.diffusers.memory.devices import dtype_name, precision_of
 from worker.engines.diffusers.memory.errors import reported_out_of_memory
-from worker.engines.diffusers.memory.placement import part_size
+from worker.engines.diffusers.memory.quantization import part_size
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.engines.held_models import Inspected

@@ -14,12 +14,11 @@ from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.placement import (
     has_own_memory,
-    part_size,
     place,
     place_where_it_fits,
     room_for,
 )
-from worker.engines.diffusers.memory.quantization import quantize
+from worker.engines.diffusers.memory.quantization import part_size, quantize
 from worker.engines.diffusers.memory.shared_parts import PartLoading, parts_of
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.models.families import Family

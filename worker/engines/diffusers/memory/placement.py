@@ -10,7 +10,7 @@ import torch
 from shared.errors import ConfigurationError
 from worker.engines.diffusers.memory.errors import reason_of
 from worker.engines.diffusers.memory.out_of_memory import Fallback
-from worker.engines.diffusers.memory.quantization import tensor_bytes
+from worker.engines.diffusers.memory.quantization import part_size, part_sizes
 from worker.engines.diffusers.memory.shared_parts import parts_of
 from worker.models.placements import AUTOENCODER, Placement, choose_placement
 
@@ -32,16 +32,6 @@ def usable_bytes(device: torch.device) -> int | None:
     if free is None:
         return None
     return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
-
-
-def part_sizes(pipe: Any) -> dict[str, int]:
-    """Bytes of each part."""
-    return {name: part_size(part) for name, part in parts_of(pipe).items()}
-
-
-def part_size(part: torch.nn.Module) -> int:
-    """Memory that two layers share is counted once."""
-    return sum(tensor_bytes(tensor) for tensor in (*part.parameters(), *part.buffers()))
 
 
 def room_for(pipe: Any, device: torch.device) -> int | None:

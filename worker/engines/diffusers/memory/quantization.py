@@ -16,12 +16,12 @@ logger = logging.getLogger(__name__)
 GROUP = 128
 
 
-def tensor_bytes(tensor: torch.Tensor) -> int:
+def _tensor_bytes(tensor: torch.Tensor) -> int:
     """What it takes in memory; quantized ones call themselves as large as before."""
     if not hasattr(tensor, "__tensor_flatten__"):
         return tensor.nbytes
     inner = (getattr(tensor, name) for name in tensor.__tensor_flatten__()[0])
-    return sum(tensor_bytes(part) for part in inner if part is not None)
+    return sum(_tensor_bytes(part) for part in inner if part is not None)
 
 
 def quantize(
@@ -40,7 +40,7 @@ def quantize(
     """
     chosen, obstacles = choose_quantization(
         setting,
-        lambda step: _sizes(pipe, denoiser, step),
+        lambda step: part_sizes(pipe, denoiser, step),
         lambda step: _obstacle(step, getattr(pipe, denoiser), device),
         free,
         working,
@@ -86,19 +86,20 @@ def _quantize_matrices(part: torch.nn.Module, step: Quantization, device: torch.
     quantize_(part, config, filter_fn=lambda layer, _: _fits(layer, step), device=device)
 
 
-def _sizes(pipe: Any, denoiser: str, step: Quantization) -> dict[str, int]:
+def part_sizes(pipe: Any, denoiser: str = "", step: Quantization = Quantization.NONE) -> dict[str, int]:
     """Bytes of each part after the step."""
     parts = parts_of(pipe)
     quantized = step.parts(parts, denoiser)
-    return {name: _size(part, step if name in quantized else Quantization.NONE) for name, part in parts.items()}
+    return {name: part_size(part, step if name in quantized else Quantization.NONE) for name, part in parts.items()}
 
 
-def _size(part: torch.nn.Module, step: Quantization) -> int:
+def part_size(part: torch.nn.Module, step: Quantization = Quantization.NONE) -> int:
+    """Memory that two layers share is counted once."""
     width = step.width
     shrinking = {id(layer.weight) for layer in _matrices(part) if width and _fits(layer, step)}
     return int(
         sum(
-            tensor.numel() * width if width and id(tensor) in shrinking else tensor_bytes(tensor)
+            tensor.numel() * width if width and id(tensor) in shrinking else _tensor_bytes(tensor)
             for tensor in (*part.parameters(), *part.buffers())
         )
     )

@@ -18,7 +18,7 @@ from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading import pipelines
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.engines.diffusers.memory import placement
-from worker.engines.diffusers.memory.placement import part_sizes
+from worker.engines.diffusers.memory.quantization import part_sizes
 from worker.engines.diffusers.options import DiffusersOptions
 from worker.images.values import Inputs
 from worker.models.local_model import LocalModel

@@ -14,7 +14,8 @@ from tests.worker.engines.diffusers.flux.klein import full_size, in_bfloat16, sa
 from tests.worker.engines.drawing import draw, right_half, speckled
 from worker.engines.diffusers.loading import pipelines
 from worker.engines.diffusers.memory import placement as module
-from worker.engines.diffusers.memory.placement import free_bytes, part_sizes
+from worker.engines.diffusers.memory.placement import free_bytes
+from worker.engines.diffusers.memory.quantization import part_sizes
 from worker.images.values import Inputs
 from worker.models import placements
 from worker.models.placements import Placement, choose_placement
