@@ -109,7 +109,7 @@ class FolderScan:
             if entry.is_symlink() and self._leads_outside(entry):
                 if not entry.is_file() or entry.name.endswith(ALL_SUFFIXES):
                     yield Candidate(_stem(below), CandidateKind.OUTSIDE, Path(entry.path))
-            elif stat.S_ISDIR(_mode(entry)) and depth < MAX_DEPTH and entry.path not in skipped and not _is_loop(entry):
+            elif _is_folder(entry) and depth < MAX_DEPTH and entry.path not in skipped and not _is_loop(entry):
                 yield from self._walk(Path(entry.path), below, depth + 1, skipped)
 
     def _entries(self, folder: Path) -> dict[str, "os.DirEntry[str]"]:
@@ -134,8 +134,7 @@ class FolderScan:
     def _files(self, folder: Path, name: str, entries: _Entries) -> Iterator[Candidate]:
         for suffix in ALL_SUFFIXES:
             for file, entry in entries.items():
-                # Not a pipe: whoever opens one waits for another program.
-                if not file.endswith(suffix) or not _is_usable(entry) or not stat.S_ISREG(_mode(entry)):
+                if not file.endswith(suffix) or not _is_usable(entry) or not _is_file(entry):
                     continue
                 if entry.is_symlink() and self._leads_outside(entry):
                     continue
@@ -156,7 +155,7 @@ class FolderScan:
             path = f"{below}{entry.name}"
             if entry.name.startswith("."):
                 continue
-            if not stat.S_ISDIR(_mode(entry)):
+            if not _is_folder(entry):
                 yield _look_at(entry, path)
             elif depth < 2:
                 yield from self._signature(Path(entry.path), f"{path}/", depth + 1)
@@ -182,12 +181,19 @@ def _kind_of(entries: _Entries) -> CandidateKind | None:
     return CandidateKind.PAIR if OVERRIDES_FILE in entries else None
 
 
-def _mode(entry: "os.DirEntry[str]") -> int:
-    """What it is, or leads to; 0 if that is unknown."""
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
     try:
-        return entry.stat().st_mode
+        return entry.is_dir()
     except OSError:
-        return 0
+        return False
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """Not a pipe: whoever opens one waits for another program."""
+    try:
+        return entry.is_file()
+    except OSError:
+        return False
 
 
 def _is_loop(entry: "os.DirEntry[str]") -> bool:
