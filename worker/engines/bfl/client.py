@@ -9,8 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
-from pydantic import SecretStr
-
 from shared.errors import (
     ContentRejected,
     ForbiddenUrl,
@@ -20,9 +18,8 @@ from shared.errors import (
     UpstreamRejected,
 )
 from shared.jobs.job import ProviderTask
-from shared.net.egress_proxy import EgressProxy
 from shared.net.outbound import HttpResponse
-from worker.engines.bfl.http import Http, JobDeadline, NoResponse, ProviderTimeouts
+from worker.engines.bfl.http import Http, JobDeadline, NoResponse
 
 logger = logging.getLogger(__name__)
 
@@ -63,23 +60,18 @@ class ImageNotFound(Exception):
     """The image's URL does not work. Polling the task again may yield another URL."""
 
 
+@dataclass(frozen=True)
 class BflClient:
     """Not thread-safe: one job at a time."""
 
-    def __init__(
-        self, base_url: str, key: SecretStr, timeouts: ProviderTimeouts, image_proxy: EgressProxy | None
-    ) -> None:
-        self._base = base_url
-        self._key = key
-        self._timeouts = timeouts
-        self._http = Http(base_url, key, timeouts, image_proxy)
+    http: Http
 
     def close(self) -> None:
-        self._http.close()
+        self.http.close()
 
     def submit(self, model: str, body: io.BytesIO) -> ProviderTask:
         """Spends money. Raises JobFailure, and TaskRejected if it spent nothing and may be repeated."""
-        url, seconds = f"{self._base}/v1/{model}", self._timeouts.submit_seconds
+        url, seconds = f"{self.http.base_url}/v1/{model}", self.http.timeouts.submit_seconds
         end = float("inf")
 
         def check() -> None:
@@ -90,9 +82,9 @@ class BflClient:
                 raise NoResponse("the response took too long", sent=True)
 
         # On a new connection: the provider may be closing an idle one right now, which looks like a lost response.
-        self._http.close()
+        self.http.close()
         try:
-            response = self._http.call(url, seconds, check, body)
+            response = self.http.call(url, seconds, check, body)
         except NoResponse as error:
             if not error.sent:
                 raise TaskRejected(f"{NAME} cannot be reached ({error})") from None
@@ -112,7 +104,7 @@ class BflClient:
         Raises JobFailure, and what `deadline` and `on_progress` raise.
         """
         unknown_since = float("inf")
-        for pause in self._timeouts.pauses():
+        for pause in self.http.timeouts.pauses():
             state = self._poll(task, deadline)
             status = _text(state.get("status"))
             if status == READY and (result := _result(state)) is not None:
@@ -120,7 +112,7 @@ class BflClient:
             if status in FAILED:
                 raise self._task_failure(status, state)
             unknown_since = min(unknown_since, time.monotonic()) if status == NOT_FOUND else float("inf")
-            if time.monotonic() - unknown_since > self._timeouts.unknown_task_seconds:
+            if time.monotonic() - unknown_since > self.http.timeouts.unknown_task_seconds:
                 raise UpstreamRejected(f"{NAME} no longer knows the task. {deadline.billing}".rstrip())
             if (progress := _number(state.get("progress"))) is not None and 0 <= progress <= 1:
                 on_progress(progress)
@@ -130,7 +122,7 @@ class BflClient:
     def download(self, url: str, deadline: JobDeadline) -> bytes:
         """Without sending the key. Raises ImageNotFound, InvalidOutput, and what `deadline` raises."""
         try:
-            response = self._http.fetch(url, deadline)
+            response = self.http.fetch(url, deadline)
         except ForbiddenUrl as error:
             raise ImageNotFound(f"{NAME} returned a forbidden image URL. {error.detail}") from None
         if response.status != 200:
@@ -140,20 +132,20 @@ class BflClient:
     def credits(self) -> float | None:
         """The account's remaining credits; None if unknown."""
         try:
-            response = self._http.call(f"{self._base}/v1/credits", self._timeouts.response_seconds)
+            response = self.http.call(f"{self.http.base_url}/v1/credits", self.http.timeouts.response_seconds)
         except NoResponse:
             return None
         return _number((response.json() or {}).get("credits")) if response.status == 200 else None
 
     def _polling_url(self, task: ProviderTask) -> str:
         """The task's own polling URL if the key may be sent there, or else the common one."""
-        if task.polling_url and self._http.may_have_key(task.polling_url):
+        if task.polling_url and self.http.may_have_key(task.polling_url):
             return task.polling_url
-        return f"{self._base}/v1/get_result?id={quote(task.id or '', safe='')}"
+        return f"{self.http.base_url}/v1/get_result?id={quote(task.id or '', safe='')}"
 
     def _poll(self, task: ProviderTask, deadline: JobDeadline) -> dict[str, Any]:
         """The state of the task; empty if the response is unreadable."""
-        response = self._http.get(self._polling_url(task), deadline)
+        response = self.http.get(self._polling_url(task), deadline)
         state = response.json()
         if response.status == 404 and state is not None:
             state = {"status": NOT_FOUND}
@@ -201,7 +193,7 @@ class BflClient:
 
     def _clean(self, text: str) -> str:
         """The provider's message on one line, shortened, and without the key in case it quotes it."""
-        plain = " ".join(text.replace(self._key.get_secret_value(), "***").split())
+        plain = " ".join(text.replace(self.http.key.get_secret_value(), "***").split())
         return "".join(filter(str.isprintable, plain))[:MAX_QUOTE]
 
 

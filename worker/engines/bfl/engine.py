@@ -20,7 +20,7 @@ from shared.net.egress_proxy import EgressProxy
 from shared.storage.image_headers import read_header
 from worker.engines.base import JobWatch, PartialResult, Step
 from worker.engines.bfl.client import NAME, BflClient, ImageNotFound, TaskRejected, response_lost
-from worker.engines.bfl.http import MAX_IMAGE_BYTES, JobDeadline, ProviderTimeouts
+from worker.engines.bfl.http import MAX_IMAGE_BYTES, Http, JobDeadline, ProviderTimeouts
 from worker.engines.bfl.requests import request_body
 from worker.images.decoding import MAX_PIXELS, decode_provider_image, decoding_bytes, invalid_output
 from worker.images.memory_budget import ImageMemoryBudget, MemoryReservation
@@ -55,10 +55,7 @@ class FluxApi:
         image_proxy: EgressProxy | None = None,
     ) -> None:
         """`memory_bytes` limits the memory for input images and results of all jobs together."""
-        self._base_url = base_url
-        self._key = key
-        self._timeouts = timeouts
-        self._image_proxy = image_proxy
+        self._new_http = partial(Http, base_url, key, timeouts, image_proxy)
         self._job_seconds = job_seconds
         self._slots = slots
         self._memory_budget = ImageMemoryBudget(memory_bytes)
@@ -69,7 +66,7 @@ class FluxApi:
         """One task after the other: when one fails, the following ones have not been paid for."""
         with self._slots.held(watch.check), self._connect() as client:
             model = self.capabilities.for_requested_model(request)
-            tasks = _JobTasks(client, self._timeouts, self._memory_budget, model, request, inputs, watch)
+            tasks = _JobTasks(client, client.http.timeouts, self._memory_budget, model, request, inputs, watch)
             deadline, files = JobDeadline(watch, self._job_seconds), list[_ImageFile]()
             try:
                 for index in range(request.num_images):
@@ -85,7 +82,7 @@ class FluxApi:
             return client.credits()
 
     def _connect(self) -> AbstractContextManager[BflClient]:
-        return closing(BflClient(self._base_url, self._key, self._timeouts, self._image_proxy))
+        return closing(BflClient(self._new_http()))
 
 
 @dataclass(frozen=True)

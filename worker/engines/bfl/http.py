@@ -106,8 +106,7 @@ class Http:
         base = Url.parse(base_url)
         self._origin = base.origin
         self._local = is_loopback(base.host)
-        self._key = key
-        self._timeouts = timeouts
+        self.base_url, self.key, self.timeouts = base_url, key, timeouts
         self._image_proxy = image_proxy
         self._session = requests.Session()
         # By default, requests looks for credentials in ~/.netrc.
@@ -122,7 +121,7 @@ class Http:
         """With the key. Retries as long as the server fails or cannot be reached: that costs nothing."""
 
         def send() -> HttpResponse:
-            seconds = min(self._timeouts.response_seconds, deadline.seconds_left())
+            seconds = min(self.timeouts.response_seconds, deadline.seconds_left())
             return self.call(url, seconds, deadline.check)
 
         return self._with_retries(send, deadline)
@@ -141,7 +140,7 @@ class Http:
                 data.extend(piece)
                 deadline.check()
 
-            seconds = min(self._timeouts.image_seconds, deadline.seconds_left())
+            seconds = min(self.timeouts.image_seconds, deadline.seconds_left())
             response = outbound.send(
                 "GET", url, timeout_seconds=seconds, max_bytes=MAX_IMAGE_BYTES, max_redirects=MAX_REDIRECTS, sink=take
             )
@@ -150,7 +149,7 @@ class Http:
         return self._with_retries(send, deadline)
 
     def _with_retries(self, send: Callable[[], HttpResponse], deadline: JobDeadline) -> HttpResponse:
-        for pause in self._timeouts.pauses():
+        for pause in self.timeouts.pauses():
             deadline.check()
             retry_after = None
             try:
@@ -168,7 +167,7 @@ class Http:
             if deadline.last_response:
                 deadline.check()
             deadline.last_response = f"The last request to the provider failed: {reason.rstrip('.')}."
-            deadline.pause(self._timeouts.retry_pause(pause, retry_after))
+            deadline.pause(self.timeouts.retry_pause(pause, retry_after))
         raise AssertionError("pauses never end")
 
     def call(
@@ -178,12 +177,12 @@ class Http:
 
         Raises NoResponse, and what `check` raises, which is called while data arrives.
         """
-        headers = {"Accept-Encoding": "identity", "x-key": self._key.get_secret_value()}
+        headers = {"Accept-Encoding": "identity", "x-key": self.key.get_secret_value()}
         headers |= {"Content-Type": "application/json"} if body is not None else {}
         # A file is sent in blocks, each within the connect timeout; that would apply to the whole of a bytes object.
         file = body or io.BytesIO()
         file.seek(0)
-        timeout = (self._timeouts.connect_seconds, seconds)
+        timeout = (self.timeouts.connect_seconds, seconds)
         try:
             with self._session.request(
                 "GET" if body is None else "POST",
