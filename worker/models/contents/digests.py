@@ -21,10 +21,8 @@ class Content:
 
     path: Path
     """Without symbolic links."""
-    device: int
-    inode: int
-    size: int
-    modified_ns: int
+    state: tuple[int, int, int, int]
+    """Device, inode, size and time of modification: equal for a file under different names."""
     role: Role | None = None
     """The part; None for the whole file."""
 
@@ -33,12 +31,11 @@ class Content:
         """Raises OSError."""
         real = path.resolve(strict=True)
         found = real.stat()
-        return cls(real, found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, role)
+        return cls(real, (found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns), role)
 
-    def is_same_file(self, other: Self) -> bool:
-        """Whether both are the same file, perhaps under different names."""
-        places = {(one.device, one.inode, one.size, one.modified_ns, one.role) for one in (self, other)}
-        return len(places) == 1
+    @property
+    def size(self) -> int:
+        return self.state[2]
 
     @property
     def is_current(self) -> bool:
@@ -57,7 +54,7 @@ class Digests:
 
     def are_equal(self, one: Content, other: Content) -> bool:
         """False also if a file has changed since."""
-        if one.is_same_file(other):
+        if (one.state, one.role) == (other.state, other.role):
             return True
         # The parts of files have other sizes than the files.
         if one.role != other.role or (one.role is None and one.size != other.size):
@@ -66,7 +63,7 @@ class Digests:
         return None not in digests and digests[0] == digests[1]
 
     def _of(self, content: Content) -> str | None:
-        subject = (str(content.path), content.inode, content.size, content.modified_ns, content.role)
+        subject = (str(content.path), *content.state[1:], content.role)
         match self._rows.get(*subject):
             case [str(digest)]:
                 return digest

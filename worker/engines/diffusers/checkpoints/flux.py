@@ -4,7 +4,7 @@ import re
 
 import torch
 
-from worker.engines.diffusers.checkpoints.tensors import Tensors
+Tensors = dict[str, torch.Tensor]
 
 _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
 _ADDED = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")

@@ -12,15 +12,19 @@ import diffusers
 import torch
 import transformers
 from diffusers.loaders.single_file_utils import convert_open_clip_checkpoint
+from safetensors import safe_open
 
 from shared.errors import ConfigurationError
 from shared.settings.explanations import install_command
 from worker.engines.diffusers.checkpoints import flux
-from worker.engines.diffusers.checkpoints.tensors import DENOISER_PREFIX, Tensors, read_part
+from worker.engines.diffusers.checkpoints.flux import Tensors
 from worker.engines.diffusers.loading.part_classes import require_weights
 from worker.models.checkpoints.configurations import write_tokenizer
+from worker.models.checkpoints.tensor_names import SCALES, Role, sort_tensors
 from worker.models.local_model import LocalModel
 
+#: Of the denoiser's tensors, in most layouts.
+DENOISER_PREFIX = "model.diffusion_model."
 #: How names of CLIP's tensors begin, and the one that files may lack.
 _WRAPPER, _PROJECTION = "text_model.", "text_projection.weight"
 
@@ -56,6 +60,28 @@ def load_file_part(kind: Any, model: LocalModel, folder: Path, part: str, dtype:
     if issubclass(kind, transformers.PreTrainedModel):
         return _load_text_encoder(kind, folder, part, tensors, dtype)
     return _load_single(kind, folder, part, _in_known_layout(kind, tensors))
+
+
+def read_part(path: Path, role: Role | None, dtype: torch.dtype) -> Tensors:
+    """By the names within the part; without a role all tensors, for files with nothing but a transformer."""
+    with safe_open(path, framework="pt") as file:
+        listed = list(file.keys())
+        everything = {name.removeprefix(DENOISER_PREFIX): name for name in listed}
+        names = everything if role is None else sort_tensors(listed).get(role, {})
+        read = {inner: file.get_tensor(name) for inner, name in names.items()}
+    scales = {inner: read.pop(inner) for inner in list(read) if inner.endswith(SCALES)}
+    return {inner: _converted(inner, tensor, scales, dtype) for inner, tensor in read.items()}
+
+
+def _converted(inner: str, tensor: torch.Tensor, scales: Tensors, dtype: torch.dtype) -> torch.Tensor:
+    """In the precision of the model; eight-bit numbers may have a scale beside them."""
+    if not tensor.is_floating_point():
+        return tensor
+    stem = inner.removesuffix(".weight")
+    scale = next((scales[stem + ending] for ending in SCALES if stem + ending in scales), None)
+    if scale is None or tensor.itemsize > 1:
+        return tensor.to(dtype)
+    return (tensor.float() * scale.float()).to(dtype)
 
 
 def _load_gguf(kind: Any, file: Path, folder: Path, part: str, dtype: torch.dtype) -> Any:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from worker.engines.diffusers.checkpoints.tensors import read_part
+from worker.engines.diffusers.checkpoints.loading import read_part
 from worker.models.checkpoints.tensor_names import Role
 
 NAMES = (
