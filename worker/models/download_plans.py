@@ -28,6 +28,7 @@ class DownloadPlan(FrozenModel):
 
     commit: str
     files: tuple[PlannedFile, ...]
+    """The index first."""
     licence: str | None = None
     """As the hub's card of the model says."""
 

@@ -116,16 +116,8 @@ def _gguf(name: str, path: Path, overrides: ModelOverrides, base: LocalModel | N
 def _on_base(name: str, path: Path, overrides: ModelOverrides, base: LocalModel) -> LocalModel:
     if base.denoiser not in base.parts:
         raise NotACheckpoint(f"Its base {base.name} has no transformer.")
-    return LocalModel(
-        name=name,
-        path=path,
-        folder=base.folder,
-        base=base.name,
-        index=base.index,
-        overrides=overrides,
-        family_key=base.family_key,
-        file_parts={base.denoiser: Role.DENOISER},
-    )
+    parts = {base.denoiser: Role.DENOISER}
+    return replace(base, name=name, path=path, base=base.name, overrides=overrides, file_parts=parts)
 
 
 def _lacking_sentence(found: Recognised, lacking: list[str], base: LocalModel | None) -> str:

@@ -6,7 +6,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor, wait
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -72,8 +72,7 @@ class Downloader:
         plan = self.plan(name, folder)
         plan.write(folder)
         _require_disk_space(name, folder, plan.total_bytes - plan.complete_bytes(folder))
-        index = self._index_in([file.path for file in plan.files])
-        parts = [file.path for file in plan.files if file.path != index]
+        index, *parts = (file.path for file in plan.files)
         self.on_progress(name, plan.downloaded_bytes(folder), plan.total_bytes)
         with ThreadPoolExecutor(1) as executor:
             download = executor.submit(self._download_files, name, plan.commit, folder, parts)
@@ -101,8 +100,8 @@ class Downloader:
         if interrupted:
             return interrupted
         commit, sizes = str(info.sha), {file.rfilename: file.size or 0 for file in info.siblings or ()}
-        index = self._index_in(sizes)
-        if index not in sizes:
+        index = next((name for name in index_names(self.index) if name in sizes), None)
+        if index is None:
             raise ConfigurationError(f"{name} on Hugging Face has no {self.index}: it is not in diffusers' format.")
         paths = select_files(sizes, self._parts(name, commit, index), name, self.dtype, index)
         files = tuple(PlannedFile(path=path, size=sizes[path]) for path in paths)
@@ -110,8 +109,8 @@ class Downloader:
 
     def fetch_configurations(self, name: str, plan: DownloadPlan, folder: Path) -> None:
         """Download the index and the configurations of the parts only. Raises HubUnreachable and ConfigurationError."""
-        index = self._index_in([file.path for file in plan.files])
-        wanted = [file.path for file in plan.files if file.path == index or file.path.endswith(CONFIGURATIONS)]
+        index, *parts = (file.path for file in plan.files)
+        wanted = [index, *(path for path in parts if path.endswith(CONFIGURATIONS))]
         self._download_files(name, plan.commit, folder, wanted)
 
     def stored_width(self, name: str, commit: str, path: str) -> float:
@@ -123,9 +122,6 @@ class Downloader:
                 raise ConfigurationError(f"{path} of the model {name} is not a safetensors file.") from None
         counts = header.parameter_count
         return sum(count * BITS.get(dtype, 8) / 8 for dtype, count in counts.items()) / max(1, sum(counts.values()))
-
-    def _index_in(self, paths: Collection[str]) -> str:
-        return next((name for name in index_names(self.index) if name in paths), self.index)
 
     def _parts(self, name: str, commit: str, index: str) -> Iterable[str]:
         with tempfile.TemporaryDirectory() as temporary, translated_hub_errors(name):
