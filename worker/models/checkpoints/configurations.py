@@ -27,10 +27,6 @@ def _bundled() -> dict[str, Any]:
     return content
 
 
-def families() -> list[str]:
-    return list(_bundled()["families"])
-
-
 def pipeline_of(family: str) -> str:
     return str(_bundled()["families"][family]["_class_name"])
 
