@@ -7,7 +7,7 @@ import math
 import os
 import re
 import unicodedata
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 
 #: The prefix of PEFT's weight names, and the file with its scaling factors.
 _PEFT, _PEFT_CONFIG = "base_model.model.", "adapter_config.json"
+#: How names within a text encoder begin.
+_TEXT_MODEL = "text_model."
 #: The suffix of the scaling factor that a LoRA has for each layer.
 _ALPHA = ".alpha"
 UNUSABLE = (
@@ -119,8 +121,8 @@ class DiffusersLora:
     weights: int
 
 
-def read_lora(file: Path, denoiser: str) -> DiffusersLora:
-    """`denoiser` is the name of the part that most LoRAs are for.
+def read_lora(file: Path, denoiser: str, layers: Collection[str]) -> DiffusersLora:
+    """`denoiser` is the name of the part that most LoRAs are for, `layers` are those of its layers.
 
     Raises OSError, SafetensorError and UnusableLora.
     """
@@ -136,12 +138,18 @@ def read_lora(file: Path, denoiser: str) -> DiffusersLora:
             # As a file, because its header may hold scaling factors.
             return DiffusersLora(str(file.absolute()), count)
         weights = {key: opened.get_tensor(key) for key in usable}
-    return DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG), denoiser), count)
+    return DiffusersLora(_from_peft(weights, file.with_name(_PEFT_CONFIG), denoiser, layers), count)
 
 
-def _from_peft(weights: dict[str, torch.Tensor], config_file: Path, denoiser: str) -> dict[str, torch.Tensor]:
-    """Renamed for diffusers, and scaled as PEFT's configuration says."""
+def _from_peft(
+    weights: dict[str, torch.Tensor], config_file: Path, denoiser: str, layers: Collection[str]
+) -> dict[str, torch.Tensor]:
+    """Scaled as PEFT's configuration says, and renamed for diffusers unless the names are those of a model's authors:
+    diffusers translates such names itself.
+    """
     config = json.loads(config_file.read_bytes()) if config_file.is_file() else {}
+    names = [key.removeprefix(_PEFT) for key in weights]
+    is_renamed = any(name.startswith(_TEXT_MODEL) or name.partition(".lora_")[0] in layers for name in names)
     found: dict[str, torch.Tensor] = {}
     for key, tensor in weights.items():
         if not key.startswith(_PEFT):
@@ -149,8 +157,10 @@ def _from_peft(weights: dict[str, torch.Tensor], config_file: Path, denoiser: st
             continue
         name = key.removeprefix(_PEFT)
         layer, is_lora_b, _ = name.partition(".lora_B")
-        part = "text_encoder" if name.startswith("text_model.") else denoiser
-        found[f"{part}.{name}"] = tensor * _scale(config, layer, rank=tensor.shape[1]) if is_lora_b else tensor
+        part = "text_encoder" if name.startswith(_TEXT_MODEL) else denoiser
+        found[f"{part}.{name}" if is_renamed else key] = (
+            tensor * _scale(config, layer, rank=tensor.shape[1]) if is_lora_b else tensor
+        )
     return found
 
 

@@ -159,7 +159,8 @@ class Loras:
 
     def _add(self, adapter: str, path: Path) -> tuple[int, int]:
         """How many weights the file has, and how many of them the model uses."""
-        file = read_lora(path, self._pipelines.denoiser_name)
+        layers = dict(self._pipelines.denoiser.named_modules())
+        file = read_lora(path, self._pipelines.denoiser_name, layers)
         self._pipe.load_lora_weights(file.source, adapter_name=adapter, use_safetensors=True, local_files_only=True)
         parts = self._pipelines.parts
         used = sum(f".{adapter}." in key for part in parts for key, _ in part.named_parameters())
