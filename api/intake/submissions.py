@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -109,10 +109,6 @@ class Translation:
                 # Messages have these two words for the things themselves.
                 if ours not in ("image", "mask"):
                     self.names[ours] = theirs
-
-    def add(self, fields: Mapping[str, Any], warnings: Iterable[str]) -> None:
-        self.fields.update(fields)
-        self.warnings.extend(warnings)
 
     def ignore(
         self, name: str, value: object, *harmless: object, reason: str = "this service does not support it"
