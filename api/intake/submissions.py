@@ -79,8 +79,8 @@ MAX_UNKNOWN = 8
 NAME = re.compile(r"\w{1,32}", re.ASCII)
 #: Types of a body that is an image itself; clients that read it from a file leave the type out.
 IMAGE_BODIES = frozenset({"", "image/png", "image/jpeg", "image/webp", "image/jpg", "application/octet-stream"})
-#: What a caller wants who sends an image without words.
-VARIATION = "a variation of this image"
+#: What a caller wants who sends an image without words, as records of jobs say it in place of a prompt.
+VARIATION, ENLARGEMENT = "a variation of this image", "enlarge this image"
 
 
 @dataclass(frozen=True)

@@ -9,16 +9,15 @@ from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, not_finished, submit_and_wait
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
-from api.intake.images.enlarging import PROMPT
 from api.intake.openapi_bodies import form_request_body, json_request_body
-from api.intake.submissions import Submission, image_submission, json_submission
+from api.intake.submissions import ENLARGEMENT, Submission, image_submission, json_submission
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.jobs.views import JobView
 
 router = APIRouter(tags=["generate"])
 
-UPSCALE_DEFAULTS = {"prompt": PROMPT, "model": "upscale-starter"}
+UPSCALE_DEFAULTS = {"prompt": ENLARGEMENT, "model": "upscale-starter"}
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
     "changed": {

@@ -12,7 +12,8 @@ from shared.redis.store import Argument, Operation
 
 #: How many changed entries one reading returns.
 READ_LIMIT = 500
-#: A source whose last publication is older has no living worker; it counts while no other one has.
+#: Models are published by sources, one for each machine and its folders. One whose last publication is older has no
+#: living worker; it counts while no other one has.
 SOURCE_LIFETIME_MS = 30_000
 #: Accepted jobs wait so long for a source that has their model: its machine may start again.
 SOURCE_RETURN_MS = 3_600_000
@@ -32,22 +33,6 @@ class ModelAction(StrEnum):
 class ModelCommand(FrozenModel):
     action: ModelAction
     model: str
-
-
-@dataclass(frozen=True)
-class ModelSources:
-    """Where the models of a backend are published: one source for each machine and its folders."""
-
-    versions: dict[str, int]
-    """The version of each source that counts, by its name."""
-
-    @classmethod
-    def parse(cls, flat: Sequence[str], now_ms: int) -> "ModelSources":
-        """Sources of living workers, else the one that was published last."""
-        found = {name: tuple(map(int, text.split())) for name, text in zip(flat[::2], flat[1::2], strict=True)}
-        latest = max((at for _, at in found.values()), default=0)
-        oldest = min(latest, now_ms - SOURCE_LIFETIME_MS)
-        return cls({name: version for name, (version, at) in found.items() if at >= oldest})
 
 
 @dataclass(frozen=True)
@@ -143,6 +128,14 @@ class ModelRecords:
 
     def _source(self, backend: Backend, source: str) -> list[str]:
         return [self._keys.model_entries(backend, source), self._keys.model_versions(backend, source)]
+
+
+def source_versions(flat: Sequence[str], now_ms: int) -> dict[str, int]:
+    """The versions of the sources of living workers, by their names; else of the one that was published last."""
+    found = {name: tuple(map(int, text.split())) for name, text in zip(flat[::2], flat[1::2], strict=True)}
+    latest = max((at for _, at in found.values()), default=0)
+    oldest = min(latest, now_ms - SOURCE_LIFETIME_MS)
+    return {name: version for name, (version, at) in found.items() if at >= oldest}
 
 
 def _flat(counts: Iterable[Count]) -> list[Argument]:

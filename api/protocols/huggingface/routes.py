@@ -17,7 +17,8 @@ from api.protocols.model_names import ModelNames
 from api.services import Services, ServicesDep
 from shared.errors import ModelLoading
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import ApiProtocol
+from shared.jobs.types import ApiProtocol, Backend
+from shared.models.catalogue import ModelState
 
 router = APIRouter()
 
@@ -57,12 +58,11 @@ async def infer(
 
 
 async def _require_loaded(services: Services, request: GenerationRequest) -> None:
-    """Raises ModelLoading, and all that choosing a model raises."""
+    """Load the model, and raise ModelLoading, if no worker has it. Raises also all that choosing a model raises."""
     models = await services.models()
     choice = models.choose(request)
-    try:
-        choice.require_loaded()
-    except ModelLoading:
-        if choice.entry is not None:
-            await start_load(services.store, models, models.find(choice.entry.name))
-        raise
+    if choice.state is ModelState.LOADED or choice.backend is Backend.FLUX_API:
+        return
+    if choice.entry is not None:
+        await start_load(services.store, models, models.find(choice.entry.name))
+    raise ModelLoading
