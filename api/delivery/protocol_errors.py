@@ -35,9 +35,6 @@ class ProtocolErrors:
         self._renderers = renderers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         start: Message | None = None
         body = bytearray()
 
