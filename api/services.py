@@ -62,8 +62,8 @@ class Services:
         limits = settings.max_image_bytes, settings.max_image_pixels, settings.max_request_pixels
         self.uploads = UploadStore(self.image_store.inputs, self.disk_space, ImageFetcher(self.outbound), *limits)
         self.event_hub = EventHub(connections, store, jobs)
-        self.job_feed = JobFeed(store, jobs, self.event_hub)
-        self.live_jobs = LiveJobs(store, jobs, self.event_hub, self.sessions)
+        self.job_feed = JobFeed(self.event_hub)
+        self.live_jobs = LiveJobs(self.event_hub, self.sessions)
         self.unconfirmed = UnconfirmedJobs(store, jobs)
         self.fleet_cache = CachedRead(partial(read_fleet, store, Workers(prefix), self.clock), FLEET_SECONDS)
         self.catalogue_cache = CatalogueCache(settings, store)

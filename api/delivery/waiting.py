@@ -8,7 +8,7 @@ from typing import Literal
 
 from fastapi import Request
 
-from api.delivery.events import Listener, retry_until_available, wait_until_done
+from api.delivery.events import Listener, retry_until_available
 from api.intake.admission import admit_job, cancel_job, prepare_job
 from api.intake.idempotency import RETRY_MS, IdempotencyScope
 from api.intake.submissions import Submission
@@ -129,8 +129,7 @@ async def latest(services: Services, accepted: Job, job_id: str) -> JobSnapshot:
 async def _wait(
     services: Services, http: Request, submitted: Submitted, seconds: int, on_disconnect: OnDisconnect
 ) -> JobSnapshot | None:
-    waiting = wait_until_done(services.store, services.jobs, submitted.listener, submitted.job_id)
-    finished = asyncio.ensure_future(waiting)
+    finished = asyncio.ensure_future(submitted.listener.finished_job())
     disconnected = asyncio.ensure_future(_disconnected(http))
     closing = asyncio.ensure_future(services.event_hub.closing.wait())
     tasks = (finished, disconnected, closing)

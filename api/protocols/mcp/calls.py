@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from api.delivery.events import job_events, retry_until_available
+from api.delivery.events import retry_until_available
 from api.delivery.image_files import read_chunks
 from api.delivery.waiting import submit
 from api.edge.authentication import Caller
@@ -93,7 +93,7 @@ class Call:
         services = self.services
         with services.event_hub.listen(job_id) as listener, suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                async for event in job_events(services.store, services.jobs, listener, job_id, ""):
+                async for event in listener.events():
                     if event is not None:
                         await self._report(event)
         return await retry_until_available(lambda: services.read_job(job_id))
