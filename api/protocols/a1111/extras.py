@@ -10,9 +10,10 @@ from fastapi.responses import StreamingResponse
 from api.delivery.waiting import wait_for_result
 from api.field_errors import invalid_field, validate
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
-from api.intake.images.separate_images import ImageText, SeparateImage, find_image, read_separate_images
+from api.intake.images.separate_images import ImageText, find_image, read_separate_images
 from api.intake.openapi_bodies import model_request_body
 from api.intake.submissions import ENLARGEMENT, Submission, Translation
+from api.intake.uploads import UploadWriter
 from api.problems import failed_job_response
 from api.protocols.a1111.wire import ExtrasBody
 from api.services import Services, ServicesDep
@@ -58,7 +59,7 @@ async def _answer(
     services: Services,
     scope: IdempotencyScope,
     body: ExtrasBody,
-    images: Sequence[SeparateImage],
+    images: Sequence[UploadWriter],
     before: str,
     after: str,
 ) -> Response:
@@ -80,7 +81,7 @@ async def _answer(
     return StreamingResponse(text, media_type="application/json", headers=headers)
 
 
-def _request(body: ExtrasBody, upscaler: str | None, image: SeparateImage, limits: RequestLimits) -> GenerationRequest:
+def _request(body: ExtrasBody, upscaler: str | None, image: UploadWriter, limits: RequestLimits) -> GenerationRequest:
     """`upscaler` is None for the Lanczos filter. Raises InvalidRequest."""
     request = GenerationRequest(prompt=ENLARGEMENT, image=(image.reference,))
     width, height = _size(body, image.uploads.first_image_size(request) or (1, 1))

@@ -115,6 +115,6 @@ async def show_image_texts(http: Request, services: ServicesDep, _: CallerDep) -
     """The texts in a PNG, JPEG or WebP, also of other tools, and the settings that they hold."""
     async with AsyncExitStack() as exits:
         _body, (image,) = await read_separate_images(http, services.uploads, exits, find_image)
-        texts = await asyncio.to_thread(image.file.file.read_texts)
+        texts = await asyncio.to_thread(image.file.read_texts)
     text = texts.pop(PARAMETERS, "")
     return {"info": text, "items": texts, "parameters": parse_infotext(text)}

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,7 @@ from api.edge.authentication import Caller
 from api.field_errors import invalid_field
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyScope
-from api.intake.json_request import StartedUpload, request_from_fields
+from api.intake.json_request import StartedUploads, request_from_fields
 from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
@@ -39,8 +38,7 @@ class BodyImages:
     """The images of a message that are too long for its arguments."""
 
     uploads: RequestUploads
-    find: Callable[[str], StartedUpload | None]
-    """Finds an image by the placeholder in the arguments."""
+    started: StartedUploads
 
 
 @dataclass(frozen=True)
@@ -69,7 +67,7 @@ class Call:
         for name in ("image", "mask"):
             if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
                 fields[name] = await self._reuse(fields[name], name)
-        request = await request_from_fields(http, fields, images.uploads, images.find)
+        request = await request_from_fields(http, fields, images.uploads, images.started)
         submission = Submission(request, images.uploads, ApiProtocol.MCP)
         with ExitStack() as listeners:
             scope = IdempotencyScope(self.caller, None, None)

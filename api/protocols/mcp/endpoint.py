@@ -9,7 +9,7 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from api.edge.authentication import require_caller
-from api.intake.json_body import MAX_VALUES, body_chunks, media_type
+from api.intake.json_body import body_chunks, media_type
 from api.intake.json_uploads import JsonUploadReader
 from api.protocols.mcp.calls import BodyImages
 from api.services import Services
@@ -54,9 +54,9 @@ class McpEndpoint:
         Raises InvalidRequest, PayloadTooLarge, StorageFull and StorageUnavailable.
         """
         uploads = await exits.enter_async_context(self._services.uploads.open_request())
-        reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
+        reader = JsonUploadReader(uploads.start)
         body = await reader.read(body_chunks(http))
-        http.state.body_images = BodyImages(uploads, reader.uploads.get)
+        http.state.body_images = BodyImages(uploads, reader.uploads)
         return _repeated(body, http.receive)
 
     async def close(self) -> None:
