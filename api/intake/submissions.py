@@ -12,6 +12,7 @@ from fastapi import Request
 
 from api.field_errors import invalid_field, unknown_field, validate_request
 from api.intake.form_request import read_form_request
+from api.intake.idempotency import IdempotencyScope
 from api.intake.json_body import body_chunks, media_type
 from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
@@ -19,6 +20,7 @@ from api.intake.uploads import RequestUploads
 from api.problems import set_field_names
 from api.services import Services
 from shared.errors import InvalidRequest, UnsupportedMediaType
+from shared.jobs.admission import IdempotencyKey
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import ApiProtocol
 from shared.models.capabilities import Size
@@ -26,13 +28,21 @@ from shared.models.capabilities import Size
 
 @dataclass(frozen=True)
 class Submission:
-    """A request that was read, and the images that came with it."""
+    """A request that was read, whose it is, and the images that came with it."""
 
+    http: Request
+    services: Services
+    scope: IdempotencyScope
     request: GenerationRequest
     uploads: RequestUploads
     origin: ApiProtocol = ApiProtocol.NATIVE
     warnings: tuple[str, ...] = ()
     """What the protocol of the caller could say and this service cannot do."""
+
+    @property
+    def key(self) -> IdempotencyKey:
+        """What it shares with its repetitions."""
+        return self.scope.key_for(self.request)
 
     @property
     def input_size(self) -> Size | None:
@@ -42,13 +52,13 @@ class Submission:
 
 # Not dependencies of FastAPI: resolving those took a fifth of the time that accepting a job takes.
 @asynccontextmanager
-async def json_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
+async def json_submission(http: Request, services: Services, scope: IdempotencyScope) -> AsyncIterator[Submission]:
     """Raises UnsupportedMediaType, and InvalidRequest, InvalidImage and PayloadTooLarge for the body."""
     # Any web page may post text/plain to any site. For JSON, browsers ask the site for permission first (CORS).
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     async with services.uploads.open_request() as uploads:
-        yield Submission(await read_json_request(http, uploads), uploads)
+        yield Submission(http, services, scope, await read_json_request(http, uploads), uploads)
 
 
 _NO_DEFAULTS: Mapping[str, str] = {}
@@ -61,7 +71,7 @@ def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
 
 @asynccontextmanager
 async def image_submission(
-    http: Request, services: Services, defaults: Mapping[str, str] = _NO_DEFAULTS
+    http: Request, services: Services, scope: IdempotencyScope, defaults: Mapping[str, str] = _NO_DEFAULTS
 ) -> AsyncIterator[Submission]:
     """The same for a request that needs an image and may be a form. `defaults` are for fields that it leaves out."""
     if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
@@ -71,7 +81,7 @@ async def image_submission(
         request = await read_request(http, uploads, partial(_with_defaults, defaults))
         if not request.image:
             raise invalid_field("/image", "is missing: send the image as a file part of this name")
-        yield Submission(request, uploads)
+        yield Submission(http, services, scope, request, uploads)
 
 
 #: Unknown fields that warnings name, and what they may be called: names are text of the caller.
@@ -122,6 +132,7 @@ class Translation:
 async def translated_submission(
     http: Request,
     services: Services,
+    scope: IdempotencyScope,
     origin: ApiProtocol,
     translate: Callable[[dict[str, Any]], Translation],
     image_field: str | None = None,
@@ -150,4 +161,4 @@ async def translated_submission(
             request = validate_request(to_fields({image_field: [reference]}))
         else:
             request = await read_request(http, uploads, to_fields)
-        yield Submission(request, uploads, origin, tuple(warnings))
+        yield Submission(http, services, scope, request, uploads, origin, tuple(warnings))

@@ -69,10 +69,10 @@ async def _answer(
     enlarged = list[tuple[Job, Image]]()
     for number, image in enumerate(images):
         request = _request(body, upscaler, image, services.limits)
-        submission = Submission(request, image.uploads, ApiProtocol.A1111, warnings)
         # Each image is a request of its own, which a repeated call finds again.
         own_scope = replace(scope, key=f"{scope.key} {number}") if scope.key and number else scope
-        job = (await wait_for_result(http, services, submission, own_scope)).job
+        submission = Submission(http, services, own_scope, request, image.uploads, ApiProtocol.A1111, warnings)
+        job = (await wait_for_result(submission)).job
         if job.error is not None:
             return failed_job_response(job.error, {"X-Job-Id": job.id})
         enlarged.append((job, (await services.inline_images.required(job))[0]))

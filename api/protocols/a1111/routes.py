@@ -49,9 +49,9 @@ async def _generate(
     session = await services.store.run(services.sessions.read(client_id))
     checkpoints = await Checkpoints.read(services)
     call = GenerationCall(body_type, checkpoints, session.model, services.limits)
-    async with translated_submission(http, services, ApiProtocol.A1111, call.translate) as submission:
+    async with translated_submission(http, services, scope, ApiProtocol.A1111, call.translate) as submission:
         on_accepted = partial(services.live_jobs.started, client_id)
-        snapshot = await wait_for_result(http, services, submission, scope, on_accepted)
+        snapshot = await wait_for_result(submission, on_accepted)
     return await images_response(services, http, snapshot, call.body)
 
 

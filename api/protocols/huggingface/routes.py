@@ -49,11 +49,13 @@ async def infer(
     def to_fields(body: dict[str, Any]) -> Any:
         return translate(body, chosen)
 
-    async with translated_submission(http, services, ApiProtocol.HUGGINGFACE, to_fields, "inputs") as submission:
+    async with translated_submission(
+        http, services, idempotency, ApiProtocol.HUGGINGFACE, to_fields, "inputs"
+    ) as submission:
         _, request = negotiate(accept, submission.request)
         if x_wait_for_model.strip().lower() in ("false", "0"):
             await _require_loaded(services, request)
-        snapshot = await wait_for_result(http, services, replace(submission, request=request), idempotency)
+        snapshot = await wait_for_result(replace(submission, request=request))
     return await result_response(services, http, snapshot, as_image=True)
 
 

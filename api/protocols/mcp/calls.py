@@ -68,10 +68,10 @@ class Call:
             if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
                 fields[name] = await self._reuse(fields[name], name)
         request = await request_from_fields(http, fields, images.uploads, images.started)
-        submission = Submission(request, images.uploads, ApiProtocol.MCP)
+        scope = IdempotencyScope(self.caller, None, None)
+        submission = Submission(http, services, scope, request, images.uploads, ApiProtocol.MCP)
         with ExitStack() as listeners:
-            scope = IdempotencyScope(self.caller, None, None)
-            submitted = await submit(http, services, submission, scope, listeners)
+            submitted = await submit(submission, listeners)
             return await self._follow(submitted.job_id, WAIT_SECONDS)
 
     async def wait(self, job_id: str, seconds: int) -> JobSnapshot:
