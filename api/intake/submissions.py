@@ -61,7 +61,7 @@ async def json_submission(http: Request, services: Services, scope: IdempotencyS
         yield Submission(http, services, scope, await read_json_request(http, uploads), uploads)
 
 
-_NO_DEFAULTS: Mapping[str, str] = {}
+_NOTHING: Mapping[str, str] = {}
 
 
 def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
@@ -71,7 +71,7 @@ def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
 
 @asynccontextmanager
 async def image_submission(
-    http: Request, services: Services, scope: IdempotencyScope, defaults: Mapping[str, str] = _NO_DEFAULTS
+    http: Request, services: Services, scope: IdempotencyScope, defaults: Mapping[str, str] = _NOTHING
 ) -> AsyncIterator[Submission]:
     """The same for a request that needs an image and may be a form. `defaults` are for fields that it leaves out."""
     if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
@@ -103,22 +103,25 @@ class Translation:
     """What the caller calls our fields."""
 
     @classmethod
-    def of_known(cls, body: Mapping[str, Any], understood: Collection[str]) -> "Translation":
-        """The body's fields that are fields of a request, and a warning for each that is `understood` by nobody."""
-        translation = cls({name: body[name] for name in body.keys() & GenerationRequest.model_fields.keys()})
-        unknown = (name for name in body if name not in GenerationRequest.model_fields and name not in understood)
+    def of(cls, body: Mapping[str, Any], read: Collection[str], names: Mapping[str, str] = _NOTHING) -> "Translation":
+        """The body's fields that are fields of a request, or are called as in `names`, and warnings about unknown ones.
+
+        `read` are those that the caller reads. Nulls count as left out, and every size is fitted to the model: most
+        clients know neither.
+        """
+        inputs = {name: value for name, value in body.items() if value is not None}
+        fields = GenerationRequest.model_fields
+        translation = cls({"fit_size": True, **{name: inputs[name] for name in inputs.keys() & fields.keys()}})
+        for theirs, ours in names.items():
+            if theirs in inputs:
+                translation.fields[ours] = inputs[theirs]
+                # Messages have these two words for the things themselves.
+                if ours not in ("image", "mask"):
+                    translation.names[ours] = theirs
+        unknown = (name for name in inputs if not (name in fields or name in names or name in read))
         for name in itertools.islice(filter(NAME.fullmatch, unknown), MAX_UNKNOWN):
             translation.warnings.append(f"{name} {unknown_field(name)}")
         return translation
-
-    def rename(self, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Take the inputs that have other names for our fields."""
-        for theirs, ours in names.items():
-            if theirs in inputs:
-                self.fields[ours] = inputs[theirs]
-                # Messages have these two words for the things themselves.
-                if ours not in ("image", "mask"):
-                    self.names[ours] = theirs
 
     def ignore(
         self, name: str, value: object, *harmless: object, reason: str = "this service does not support it"
