@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import BaseRoute
-from starlette.types import ASGIApp
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from api import problems
 from api.delivery.protocol_errors import ProtocolErrors
@@ -100,7 +100,13 @@ class Api(FastAPI):
         services: Services = self.state.services
         protocols: Sequence[ProtocolRoutes] = self.state.protocols
         stack = SecurityHeaders(ProtocolErrors(super().build_middleware_stack(), error_renderers(protocols)))
-        return RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
+        requests = RequestTelemetry(stack, services.request_metrics, log=services.settings.access_log)
+
+        async def dispatch(scope: Scope, receive: Receive, send: Send) -> None:
+            # All middleware is for requests; the other scope is the lifespan of the process.
+            await (requests if scope["type"] == "http" else self.router)(scope, receive, send)
+
+        return dispatch
 
 
 def _add_middleware(app: FastAPI, services: Services, protocols: Sequence[ProtocolRoutes]) -> None:

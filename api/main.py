@@ -7,8 +7,6 @@ import signal
 import socket
 import sys
 from contextlib import closing, suppress
-from functools import partial
-from importlib.metadata import version
 from types import FrameType
 
 import uvicorn
@@ -16,90 +14,21 @@ from fastapi import FastAPI
 
 from api.app import create_app
 from api.delivery.events import EventHub
-from api.delivery.feed import JobFeed
-from api.delivery.inline_images import InlineImages
-from api.delivery.live_jobs import LiveJobs
-from api.delivery.stream_limit import StreamLimit
 from api.edge.connection_limit import ConnectionLimit, raise_file_limit
 from api.edge.connections import Config
-from api.edge.rate_limit import RateLimit
-from api.edge.signed_links import LinkSecret
-from api.edge.telemetry.metrics import RequestMetrics
-from api.intake.disk_space import DiskSpace
-from api.intake.idempotency import UnconfirmedJobs
-from api.intake.images.fetching import ImageFetcher
-from api.intake.uploads import UploadStore
-from api.models.cached_read import CachedRead
-from api.models.catalogue_cache import CatalogueCache
-from api.models.fleet import FLEET_SECONDS, read_fleet
 from api.services import Services
-from shared.access.sessions import CallerSessions
 from shared.errors import ConfigurationError, StoreUnavailable
 from shared.jobs.operations import Jobs
 from shared.jobs.types import Backend
-from shared.net.outbound import OutboundClient
 from shared.observability import logs, tracing
-from shared.observability.tracing import Tracing
-from shared.redis.clock import StoreClock
-from shared.redis.rate_limits import RateLimits
-from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
+from shared.redis.store import Store, connect, require_redis
 from shared.settings.api import ApiSettings
 from shared.settings.loading import SUPERVISED_VARIABLE, load, setting_warnings
-from shared.storage import API_TIMEOUTS, open_storage
-from shared.storage.images import ImageStore
-from shared.webhooks.outbox import Webhooks
-from shared.workers.records import Workers
 
 #: Seconds that open requests get to finish once the process must stop.
 GRACE_SECONDS = 10
 #: Exit code if a second Ctrl-C has cut off the open requests.
 FORCED_STOP = 128 + signal.SIGINT
-
-
-def create_services(settings: ApiSettings, traces: Tracing) -> Services:
-    storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
-    connections = async_connections(settings.redis_url)
-    store = AsyncStore(connections)
-    jobs, images = Jobs(settings.redis_prefix), ImageStore(storage)
-    disk_space = DiskSpace(storage, settings.min_free_bytes)
-    clock = StoreClock()
-    rates = RateLimits(settings.redis_prefix, settings.requests_per_second, settings.request_burst)
-    outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
-    stream_limit = StreamLimit(settings.max_event_streams)
-    event_hub = EventHub(connections, store, jobs)
-    sessions = CallerSessions(settings.redis_prefix)
-    return Services(
-        settings=settings,
-        version=version("imagegen"),
-        store=store,
-        jobs=jobs,
-        image_store=images,
-        inline_images=InlineImages(images),
-        event_hub=event_hub,
-        job_feed=JobFeed(store, jobs, event_hub),
-        sessions=sessions,
-        live_jobs=LiveJobs(store, jobs, event_hub, sessions),
-        fleet_cache=CachedRead(partial(read_fleet, store, Workers(settings.redis_prefix), clock), FLEET_SECONDS),
-        catalogue_cache=CatalogueCache(settings, store),
-        clock=clock,
-        unconfirmed=UnconfirmedJobs(store, jobs),
-        disk_space=disk_space,
-        uploads=UploadStore(
-            images.inputs,
-            disk_space,
-            ImageFetcher(outbound),
-            settings.max_image_bytes,
-            settings.max_image_pixels,
-            settings.max_request_pixels,
-        ),
-        link_secret=LinkSecret(settings, store, clock),
-        rate_limit=RateLimit(store, rates, settings.request_burst),
-        stream_limit=stream_limit,
-        request_metrics=RequestMetrics(lambda: stream_limit.open_streams, settings.port),
-        tracing=traces,
-        webhooks=Webhooks(settings.redis_prefix),
-        outbound=outbound,
-    )
 
 
 def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
@@ -110,7 +39,7 @@ def create(settings: ApiSettings) -> tuple[FastAPI, EventHub]:
     settings.require_output_dir()
     if require_redis(settings.redis_url):
         _repair_queues(settings)
-    services = create_services(settings, tracing.start_tracing("imagegen-api", os.environ))
+    services = Services(settings, tracing.start_tracing("imagegen-api", os.environ))
     return create_app(services), services.event_hub
 
 

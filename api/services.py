@@ -1,7 +1,7 @@
-"""Holds the parts that routes use, and the dependency that hands them over."""
+"""Creates the parts that routes use, and hands them over."""
 
-from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property, lru_cache, partial
+from importlib.metadata import version
 from typing import Annotated
 
 from fastapi import Depends, Request
@@ -17,9 +17,11 @@ from api.edge.signed_links import LinkSecret
 from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
+from api.intake.images.fetching import ImageFetcher
 from api.intake.uploads import UploadStore
 from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
+from api.models.fleet import FLEET_SECONDS, read_fleet
 from api.models.offered import OfferedModels, is_configured, is_offered
 from api.problems import set_job_id
 from shared.access.links import Links
@@ -32,38 +34,44 @@ from shared.models.capabilities import Capabilities, RequestLimits
 from shared.net.outbound import OutboundClient
 from shared.observability.tracing import Tracing
 from shared.redis.clock import StoreClock
-from shared.redis.store import AsyncStore
+from shared.redis.rate_limits import RateLimits
+from shared.redis.store import AsyncStore, async_connections
 from shared.settings.api import ApiSettings
+from shared.storage import API_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks
-from shared.workers.records import Fleet
+from shared.workers.records import Fleet, Workers
 
 
-@dataclass(frozen=True)
 class Services:
-    settings: ApiSettings
-    version: str
-    store: AsyncStore
-    jobs: Jobs
-    image_store: ImageStore
-    inline_images: InlineImages
-    event_hub: EventHub
-    job_feed: JobFeed
-    sessions: CallerSessions
-    live_jobs: LiveJobs
-    fleet_cache: CachedRead[Fleet]
-    catalogue_cache: CatalogueCache
-    clock: StoreClock
-    unconfirmed: UnconfirmedJobs
-    disk_space: DiskSpace
-    uploads: UploadStore
-    link_secret: LinkSecret
-    rate_limit: RateLimit
-    stream_limit: StreamLimit
-    request_metrics: RequestMetrics
-    tracing: Tracing
-    webhooks: Webhooks
-    outbound: OutboundClient
+    def __init__(self, settings: ApiSettings, tracing: Tracing) -> None:
+        prefix, connections = settings.redis_prefix, async_connections(settings.redis_url)
+        storage = open_storage(settings, API_TIMEOUTS, settings.output_public_url)
+        self.settings = settings
+        self.version = version("imagegen")
+        self.tracing = tracing
+        self.clock = StoreClock()
+        self.store = store = AsyncStore(connections)
+        self.jobs = jobs = Jobs(prefix)
+        self.webhooks = Webhooks(prefix)
+        self.sessions = CallerSessions(prefix)
+        self.outbound = OutboundClient(settings.webhook_allow, proxy=settings.parsed_egress_proxy)
+        self.image_store = ImageStore(storage)
+        self.inline_images = InlineImages(self.image_store)
+        self.disk_space = DiskSpace(storage, settings.min_free_bytes)
+        limits = settings.max_image_bytes, settings.max_image_pixels, settings.max_request_pixels
+        self.uploads = UploadStore(self.image_store.inputs, self.disk_space, ImageFetcher(self.outbound), *limits)
+        self.event_hub = EventHub(connections, store, jobs)
+        self.job_feed = JobFeed(self.event_hub)
+        self.live_jobs = LiveJobs(self.event_hub, self.sessions)
+        self.unconfirmed = UnconfirmedJobs(store, jobs)
+        self.fleet_cache = CachedRead(partial(read_fleet, store, Workers(prefix), self.clock), FLEET_SECONDS)
+        self.catalogue_cache = CatalogueCache(settings, store)
+        self.link_secret = LinkSecret(settings, store, self.clock)
+        rates = RateLimits(prefix, settings.requests_per_second, settings.request_burst)
+        self.rate_limit = RateLimit(store, rates, settings.request_burst)
+        self.stream_limit = StreamLimit(settings.max_event_streams)
+        self.request_metrics = RequestMetrics(lambda: self.stream_limit.open_streams, settings.port)
 
     @cached_property
     def limits(self) -> RequestLimits:

@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from api.app import create_app
-from api.main import create_services
+from api.services import Services
 from shared.observability.tracing import Tracing
 from shared.settings.api import ApiSettings
 
@@ -94,7 +94,7 @@ def describe_api() -> dict[str, Any]:
     """Returns the content of /openapi.json without starting a service."""
     with TemporaryDirectory() as folder:
         settings = ApiSettings(redis_url="redis://localhost", output_dir=Path(folder))
-        return create_app(create_services(settings, Tracing())).openapi()
+        return create_app(Services(settings, Tracing())).openapi()
 
 
 def render(openapi: Mapping[str, Any]) -> str:

@@ -1,7 +1,6 @@
 """Passes the events of jobs from Redis to waiting requests: one subscription per process, fanned out in memory."""
 
 import asyncio
-import json
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -37,9 +36,14 @@ PING_SECONDS = 15
 class Listener:
     """The events of one job for one waiting request. A listener that falls behind must catch up from Redis."""
 
-    def __init__(self) -> None:
+    def __init__(self, hub: "EventHub", job_id: str) -> None:
+        self._hub = hub
+        self._job_id = job_id
         self._events: asyncio.Queue[JobEvent | None] = asyncio.Queue(BACKLOG)
-        self.closed = False
+
+    @property
+    def closed(self) -> bool:
+        return self._hub.closing.is_set()
 
     async def next_event(self) -> JobEvent | None:
         """The next event, or None if events may have been missed."""
@@ -52,13 +56,55 @@ class Listener:
             event = None
         self._events.put_nowait(event)
 
+    async def finished_job(self) -> JobSnapshot:
+        """Waits for it also while Redis is away, because an accepted job goes on. Raises JobNotFound."""
+        while True:
+            event = await self.next_event()
+            if event is None or event.type == "done":
+                snapshot = await retry_until_available(lambda: read_job(self._hub.store, self._hub.jobs, self._job_id))
+                if snapshot.job.state.is_terminal:
+                    return snapshot
+
+    async def events(self, last: str = "") -> AsyncIterator[JobEvent | None]:
+        """All events after the id `last` until the job ends or the process stops.
+
+        None stands for PING_SECONDS of silence.
+        """
+        while not self.closed:
+            recorded = self._hub.jobs.read_events(self._job_id, last)
+            for event in await retry_until_available(partial(self._hub.store.run, recorded)):
+                last = event.id
+                yield event
+                if event.type == "done":
+                    return
+            async for live in self.live_events(last):
+                if live is not None and live.type not in TRANSIENT:
+                    last = live.id
+                yield live
+                if live is not None and live.type == "done":
+                    return
+
+    async def live_events(self, last: str) -> AsyncIterator[JobEvent | None]:
+        """New events as they arrive, until some may have been missed."""
+        while True:
+            try:
+                event = await asyncio.wait_for(self.next_event(), PING_SECONDS)
+            except TimeoutError:
+                yield None
+                continue
+            if event is None:
+                return
+            if event.type in TRANSIENT or stream_position(event.id) > stream_position(last):
+                yield event
+
 
 class EventHub:
     """Receives all events on one connection and passes each to the listeners of its job."""
 
     def __init__(self, make_connection: MakeConnection, store: AsyncStore, jobs: Jobs) -> None:
         self._make_connection = make_connection
-        self._channel = jobs.channel
+        self.store = store
+        self.jobs = jobs
         self._ping = partial(store.run, jobs.ping_listeners())
         #: Ends the present subscription at once.
         self._use: asyncio.Timeout | None = None
@@ -74,7 +120,7 @@ class EventHub:
     @contextmanager
     def listen(self, job_id: str) -> Iterator[Listener]:
         """Listen to a job, or to EVERY_JOB. Start before reading its record, so that no event is missed in between."""
-        listener = Listener()
+        listener = Listener(self, job_id)
         self._listeners.setdefault(job_id, set()).add(listener)
         try:
             yield listener
@@ -86,10 +132,7 @@ class EventHub:
 
     def close(self) -> None:
         self.closing.set()
-        for listeners in self._listeners.values():
-            for listener in listeners:
-                listener.closed = True
-                listener.notify(None)
+        self._catch_up_all()
 
     @property
     def listener_count(self) -> int:
@@ -105,9 +148,10 @@ class EventHub:
         connection = self._make_connection()
         try:
             async with asyncio.timeout(None) as self._use:
-                async for message in subscribe(connection, self._channel, self._ping):
+                async for message in subscribe(connection, self.jobs.channel, self._ping):
                     if message is None:
                         self._was_lost = False
+                        self.on_gap()
                         self._catch_up_all()
                     else:
                         self._notify(JobEvent.parse(message))
@@ -136,20 +180,9 @@ class EventHub:
                 listener.notify(event)
 
     def _catch_up_all(self) -> None:
-        self.on_gap()
         for listeners in self._listeners.values():
             for listener in listeners:
                 listener.notify(None)
-
-
-async def wait_until_done(store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str) -> JobSnapshot:
-    """The finished job. Waits also while Redis is away, because an accepted job goes on. Raises JobNotFound."""
-    while True:
-        event = await listener.next_event()
-        if event is None or event.type == "done":
-            snapshot = await retry_until_available(lambda: read_job(store, jobs, job_id))
-            if snapshot.job.state.is_terminal:
-                return snapshot
 
 
 async def retry_until_available(call: Callable[[], Awaitable[T]]) -> T:
@@ -169,63 +202,18 @@ async def read_job(store: AsyncStore, jobs: Jobs, job_id: str, owner: str | None
     return snapshot
 
 
-async def job_events(
-    store: AsyncStore, jobs: Jobs, listener: Listener, job_id: str, last: str
-) -> AsyncIterator[JobEvent | None]:
-    """All events after the id `last` ('' for all) until the job ends or the listener is closed.
-
-    None stands for PING_SECONDS of silence.
-    """
-    while not listener.closed:
-        recorded = jobs.read_events(job_id, last)
-        for event in await retry_until_available(partial(store.run, recorded)):
-            last = event.id
-            yield event
-            if event.type == "done":
-                return
-        async for live in live_events(listener, last):
-            if live is not None and live.type not in TRANSIENT:
-                last = live.id
-            yield live
-            if live is not None and live.type == "done":
-                return
-
-
-async def live_events(listener: Listener, last: str) -> AsyncIterator[JobEvent | None]:
-    """New events as they arrive, until some may have been missed."""
-    while True:
-        try:
-            event = await asyncio.wait_for(listener.next_event(), PING_SECONDS)
-        except TimeoutError:
-            yield None
-            continue
-        if event is None:
-            return
-        if event.type in TRANSIENT or stream_position(event.id) > stream_position(last):
-            yield event
-
-
 def stream_position(event_id: str) -> tuple[int, int]:
     """A sortable form of an event id, which is a Redis stream id (`milliseconds-number`); '' sorts first."""
     milliseconds, _, number = event_id.partition("-")
     return int(milliseconds or 0), int(number or 0)
 
 
-def format_event(
-    event: JobEvent | None, job: str = "", queue_position: int | None = None, wait: float | None = None
-) -> bytes:
-    """The event as Server-Sent Events have it. `job` is the job as JSON, for the last event."""
+def format_event(event: JobEvent | None, data: str | None = None) -> bytes:
+    """The event as Server-Sent Events have it, a ping for None. `data` replaces that of the event."""
     if event is None:
         return format_sse_event(comment="ping")
-    match event.type:
-        case "done":
-            data = job
-        case "state":
-            queue = {"queue_position": queue_position, "estimated_wait_seconds": wait}
-            data = json.dumps({"id": event.job_id, "state": event.data, **queue})
-        case _:
-            data = event.data
-    return format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
+    event_id = None if event.type in TRANSIENT else event.id
+    return format_sse_event(event=event.type, id=event_id, data_str=event.data if data is None else data)
 
 
 def event_stream(events: AsyncIterator[bytes], headers: Mapping[str, str] | None = None) -> StreamingResponse:

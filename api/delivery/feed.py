@@ -5,7 +5,6 @@ import asyncio
 import time
 from collections import OrderedDict, deque
 from collections.abc import AsyncIterator
-from dataclasses import dataclass
 from functools import partial
 
 from api.delivery.events import (
@@ -14,13 +13,10 @@ from api.delivery.events import (
     TRANSIENT,
     EventHub,
     Listener,
-    live_events,
     retry_until_available,
     stream_position,
 )
-from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobEvent, JobSnapshot
-from shared.redis.store import AsyncStore
 
 #: State changes that a stream can resume after, and jobs whose owner is remembered.
 MAX_HISTORY, MAX_OWNERS = 2000, 5000
@@ -64,21 +60,12 @@ class EventHistory:
         return [event for event in self._events if _milliseconds(event.id) >= _milliseconds(last_id)]
 
 
-@dataclass(frozen=True)
-class FeedEvent:
-    """An event of a visible job, with the job for `state` and `done`. `sync` says that events may have been missed."""
-
-    type: str
-    id: str
-    job_id: str = ""
-    data: str = ""
-    snapshot: JobSnapshot | None = None
+#: An event of a visible job, with the job for `state` and `done`. `sync` says that events may have been missed.
+FeedEvent = tuple[JobEvent, JobSnapshot | None]
 
 
 class JobFeed:
-    def __init__(self, store: AsyncStore, jobs: Jobs, hub: EventHub) -> None:
-        self._store = store
-        self._jobs = jobs
+    def __init__(self, hub: EventHub) -> None:
         self._hub = hub
         self._history = EventHistory()
         self._owners: OrderedDict[str, str] = OrderedDict()
@@ -93,7 +80,7 @@ class JobFeed:
         with self._hub.listen(EVERY_JOB) as listener:
             missed = self._history.since(last_id)
             if missed is None:
-                yield FeedEvent("sync", self._history.last_id)
+                yield self._sync()
             for event in missed or ():
                 if (visible := await self._resolve(event, owner)) is not None:
                     yield visible
@@ -103,13 +90,16 @@ class JobFeed:
     async def _live(self, listener: Listener, owner: str | None) -> AsyncIterator[FeedEvent | None]:
         while not listener.closed:
             last_sent = time.monotonic()
-            async for event in live_events(listener, ""):
+            async for event in listener.live_events(""):
                 visible = None if event is None else await self._resolve(event, owner)
                 # Events of others are silence as well.
                 if visible is not None or time.monotonic() >= last_sent + PING_SECONDS:
                     last_sent = time.monotonic()
                     yield visible
-            yield FeedEvent("sync", self._history.last_id)
+            yield self._sync()
+
+    def _sync(self) -> FeedEvent:
+        return JobEvent("", self._history.last_id, "sync", "{}"), None
 
     async def _resolve(self, event: JobEvent, owner: str | None) -> FeedEvent | None:
         """None for a job that is deleted or that the owner may not see."""
@@ -120,13 +110,13 @@ class JobFeed:
                 return None
         if owner is not None and self._owners.get(event.job_id) != owner:
             return None
-        return FeedEvent(event.type, event.id, event.job_id, event.data, snapshot)
+        return event, snapshot
 
     async def _read(self, event: JobEvent) -> JobSnapshot | None:
         key = event.job_id, event.id
         reading = self._reads.get(key)
         if reading is None:
-            read = partial(self._store.run, self._jobs.read(event.job_id))
+            read = partial(self._hub.store.run, self._hub.jobs.read(event.job_id))
             reading = self._reads[key] = asyncio.create_task(retry_until_available(read))
             if len(self._reads) > MAX_READS:
                 self._reads.popitem(last=False)

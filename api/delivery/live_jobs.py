@@ -10,9 +10,7 @@ from api.delivery.events import EventHub, read_job
 from shared.access.sessions import CallerSessions
 from shared.errors import JobNotFound, StoreUnavailable
 from shared.jobs.job import Job, Progress
-from shared.jobs.operations import Jobs
 from shared.jobs.snapshots import JobEvent
-from shared.redis.store import AsyncStore
 
 #: A job that is not requested for this long is no longer followed.
 IDLE_SECONDS = 30.0
@@ -52,10 +50,9 @@ class LiveJob:
 class LiveJobs:
     """The newest job of each caller, and its progress."""
 
-    def __init__(self, store: AsyncStore, jobs: Jobs, hub: EventHub, sessions: CallerSessions) -> None:
-        self._store = store
-        self._jobs = jobs
+    def __init__(self, hub: EventHub, sessions: CallerSessions) -> None:
         self._hub = hub
+        self._store = hub.store
         self._sessions = sessions
         self._newest: OrderedDict[str, tuple[str | None, float]] = OrderedDict()
         self._followed: OrderedDict[str, asyncio.Future[LiveJob]] = OrderedDict()
@@ -126,7 +123,7 @@ class LiveJobs:
             self._followed.pop(job_id, None)
 
     async def _read(self, job_id: str, ready: "asyncio.Future[LiveJob]") -> LiveJob:
-        snapshot = await read_job(self._store, self._jobs, job_id)
+        snapshot = await read_job(self._store, self._hub.jobs, job_id)
         if not ready.done():
             ready.set_result(LiveJob(snapshot.job, snapshot.progress))
         live = ready.result()

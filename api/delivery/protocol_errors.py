@@ -1,9 +1,11 @@
 """Renders problems the way that the clients of each protocol read errors."""
 
+import json
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
+from typing import Any
 
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -14,10 +16,9 @@ from api.problems import PROBLEM_MEDIA_TYPE, FieldProblem, Problem
 @dataclass(frozen=True)
 class RenderedError:
     status: int
-    body: bytes
+    body: Mapping[str, Any]
     headers: Mapping[str, str] = field(default_factory=dict)
     """Added to those of the problem."""
-    media_type: str = "application/json"
 
 
 #: Errors of wrong requests, which other services answer 400 for.
@@ -35,9 +36,6 @@ class ProtocolErrors:
         self._renderers = renderers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         start: Message | None = None
         body = bytearray()
 
@@ -65,9 +63,10 @@ class ProtocolErrors:
         headers = MutableHeaders(raw=list(start["headers"]))
         rendered = renderer(_renamed(problem, state.get("field_names", {})), headers)
         headers.update(rendered.headers)
-        headers["content-type"], headers["content-length"] = rendered.media_type, str(len(rendered.body))
+        body = json.dumps(rendered.body).encode()
+        headers["content-type"], headers["content-length"] = "application/json", str(len(body))
         answer = {"type": "http.response.start", "status": rendered.status, "headers": headers.raw}
-        return [answer, {"type": "http.response.body", "body": rendered.body}]
+        return [answer, {"type": "http.response.body", "body": body}]
 
     def _renderer(self, scope: Scope) -> ErrorRenderer | None:
         # Not by the function of the route: middleware refuses requests before they have one.

@@ -68,12 +68,11 @@ class Authentication:
         self._limit = limit
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            try:
-                scope.setdefault("state", {})["caller"] = await self._authenticate(scope)
-            except RequestError as error:
-                await early_error_response(error, Headers(scope=scope))(scope, receive, send)
-                return
+        try:
+            scope.setdefault("state", {})["caller"] = await self._authenticate(scope)
+        except RequestError as error:
+            await early_error_response(error, Headers(scope=scope))(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     async def _authenticate(self, scope: Scope) -> Caller | None:

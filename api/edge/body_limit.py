@@ -25,9 +25,6 @@ class BodyLimit:
         self._prefixes = prefixes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         headers, path = Headers(scope=scope), scope["path"]
         max_bytes = self._max_bytes if path in self._paths or path.startswith(self._prefixes) else MAX_JSON_BYTES
         error = _check(headers, max_bytes)

@@ -24,7 +24,7 @@ class BodyTimeout:
         self._seconds = seconds
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and _has_body(Headers(scope=scope)):
+        if _has_body(Headers(scope=scope)):
             receive = self._with_timeout(receive)
         await self._app(scope, receive, send)
 

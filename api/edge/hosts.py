@@ -36,12 +36,11 @@ class HostCheck:
         self._is_ours = lru_cache(maxsize=1024)(HostNames(settings.allowed_hosts, settings.public_url).include)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            headers = Headers(scope=scope)
-            error = self._check(scope, headers)
-            if error is not None:
-                await early_error_response(error, headers)(scope, receive, send)
-                return
+        headers = Headers(scope=scope)
+        error = self._check(scope, headers)
+        if error is not None:
+            await early_error_response(error, headers)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
     def _check(self, scope: Scope, headers: Headers) -> RequestError | None:

@@ -21,7 +21,7 @@ class ForwardedHeaders:
         self._app = ProxyHeadersMiddleware(app, list(trusted))  # type: ignore[arg-type]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope.get("client") and scope["client"][0] in self._app.trusted_hosts:
+        if scope.get("client") and scope["client"][0] in self._app.trusted_hosts:
             host, prefix = _last(scope, b"x-forwarded-host"), _last(scope, b"x-forwarded-prefix")
             # uvicorn reads a single lower-case word only.
             scheme = _last(scope, b"x-forwarded-proto").decode("latin-1").lower()
@@ -48,16 +48,15 @@ class PathNormalization:
         self._prefix = urlsplit(public_url).path if public_url else None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
-            scope["root_path"] = prefix
-            scope["path"] = path = _normalize(scope["path"], prefix)
-            if len(path) > 1 and path.endswith("/"):
-                query = b"?" + scope["query_string"] if scope["query_string"] else b""
-                # Without a host: the one that the client knows may not be known here.
-                location = prefix + quote(path[:-1]) + query.decode("latin-1")
-                await RedirectResponse(location)(scope, receive, send)
-                return
+        prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
+        scope["root_path"] = prefix
+        scope["path"] = path = _normalize(scope["path"], prefix)
+        if len(path) > 1 and path.endswith("/"):
+            query = b"?" + scope["query_string"] if scope["query_string"] else b""
+            # Without a host: the one that the client knows may not be known here.
+            location = prefix + quote(path[:-1]) + query.decode("latin-1")
+            await RedirectResponse(location)(scope, receive, send)
+            return
         await self._app(scope, receive, send)
 
 
@@ -77,6 +76,6 @@ class PathPrefix:
         self._app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["root_path"]:
+        if scope["root_path"]:
             scope["path"] = scope["root_path"] + scope["path"]
         await self._app(scope, receive, send)

@@ -33,4 +33,4 @@ class SecurityHeaders:
                 message["headers"] = [*message.get("headers", ()), *missing]
             await send(message)
 
-        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+        await self._app(scope, receive, send_with_headers)

@@ -3,11 +3,9 @@
 import asyncio
 import itertools
 
-from api.edge.authentication import Caller
 from api.edge.telemetry.tracing import current_traceparent
 from api.field_errors import invalid_field
 from api.intake.submissions import Submission
-from api.intake.uploads import RequestUploads
 from api.models.offered import ModelChoice, OfferedModels
 from api.services import Services
 from shared.errors import (
@@ -37,12 +35,13 @@ from shared.workers.records import Fleet
 MAX_HINTS = 16
 
 
-async def prepare_job(services: Services, caller: Caller, submission: Submission, base_url: str) -> tuple[Job, int]:
+async def prepare_job(submission: Submission) -> tuple[Job, int]:
     """Check a request. Returns its job and how many milliseconds it will probably take (0: unknown).
 
     Raises Forbidden, InvalidRequest, ModelNotFound, ModelUnavailable, StorageFull and StoreUnavailable, and
     BackendUnavailable if no worker will ever run the job.
     """
+    services, caller = submission.services, submission.scope.caller
     request, input_size = submission.request, submission.input_size
     if request.priority is Priority.HIGH and not caller.may_use_high_priority:
         raise Forbidden(
@@ -61,24 +60,23 @@ async def prepare_job(services: Services, caller: Caller, submission: Submission
     else:
         services.limits.check(request)
     # Links in answers begin with the address of the request. Webhooks answer no request, so the job stores it.
-    job_base_url = base_url if request.webhook_url is not None else ""
+    job_base_url = services.base_url(submission.http) if request.webhook_url is not None else ""
     model = choice.entry.name if choice.entry else None
     details = {"traceparent": current_traceparent(), "origin": submission.origin, "warnings": submission.warnings}
     job = Job.new(request, choice.backend, services.clock.now(), caller.owner, job_base_url, model, **details)
     return job, _expected_ms(services, models.fleet, choice, request, input_size)
 
 
-async def admit_job(
-    services: Services, job: Job, expected_ms: int, key: IdempotencyKey, uploads: RequestUploads
-) -> Admission:
+async def admit_job(submission: Submission, job: Job, expected_ms: int) -> Admission:
     """Accept the job: once this returns, it is not lost.
 
     Raises QueueFull, IdempotencyMismatch, and AcceptanceUnconfirmed if Redis does not answer in time.
     """
+    services, key = submission.services, submission.key
     await services.unconfirmed.settle(key)
     if job.request.image:
         await services.store.run(JobHousekeeping(services.settings.redis_prefix).register_upload(job.id))
-    await uploads.move_to_job(job)
+    await submission.uploads.move_to_job(job)
     try:
         admission = await _create(services, job, expected_ms, key)
     except StoreUnavailable:

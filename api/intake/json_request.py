@@ -2,8 +2,8 @@
 
 import binascii
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import AsyncExitStack, suppress
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +13,7 @@ from api.edge.authentication import charge, require_caller
 from api.edge.rate_limit import FETCH_COST
 from api.field_errors import invalid_field, validate_request
 from api.intake.images.fetching import FETCH_SECONDS
-from api.intake.json_body import MAX_VALUES, body_chunks, is_small, parse_body, read_json
+from api.intake.json_body import body_chunks, is_small, parse_body, read_json
 from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader, decode_base64
 from api.intake.uploads import RequestUploads, UploadWriter, image_too_large
 from shared.jobs.requests import MAX_INPUT_IMAGES, GenerationRequest
@@ -23,8 +23,8 @@ UNFETCHED = f"sha256:{'0' * 64}"
 #: Fewer than any image has. Words and ids, which a caller may send by mistake, pass for base64 without padding.
 MIN_IMAGE_BYTES = 30
 
-#: An image in a large body, as far as it has arrived.
-StartedUpload = Base64Decoder[UploadWriter]
+#: Images in a large body, as far as they have arrived, by the placeholders in their place.
+StartedUploads = Mapping[str, Base64Decoder]
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,22 +51,28 @@ async def read_json_request(
     http: Request, uploads: RequestUploads, translate: Callable[[Any], Any] = lambda body: body
 ) -> GenerationRequest:
     """The request, with references in place of images. `translate` turns the body into the fields of a request."""
+    body, started = await read_body(http, uploads.start)
+    return await request_from_fields(http, translate(body), uploads, started)
+
+
+async def read_body(http: Request, start: Callable[[], Awaitable[UploadWriter]]) -> tuple[Any, StartedUploads]:
+    """The body, with placeholders for its long strings, which were written to files as they arrived."""
     if is_small(http):
-        return await request_from_fields(http, translate(await read_json(http)), uploads, lambda _: None)
-    async with AsyncExitStack() as exits:
-        reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
-        body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
-        return await request_from_fields(http, translate(body), uploads, reader.uploads.get)
+        return await read_json(http), {}
+    reader = JsonUploadReader(start)
+    body = await reader.read(body_chunks(http))
+    return parse_body(body, is_original=not reader.uploads), reader.uploads
 
 
 async def request_from_fields(
-    http: Request, fields: Any, uploads: RequestUploads, find_upload: Callable[[str], StartedUpload | None]
+    http: Request, fields: Any, uploads: RequestUploads, started: StartedUploads
 ) -> GenerationRequest:
     """Store the images in the fields, put references in their place, and validate the request."""
     sources = [source for source in _find_sources(fields) if source.text not in uploads]
     for source in sources:
         if not source.is_url:
-            source.replace(await _store(source, find_upload(source.text), uploads))
+            upload = await written_image(source.text, source.pointer, started, uploads.start, uploads.max_bytes)
+            source.replace(await upload.finish(source.pointer))
     return await _fetch_urls(http, fields, [source for source in sources if source.is_url], uploads)
 
 
@@ -89,20 +95,21 @@ def _find_sources(fields: Any) -> list[_Source]:
     return sources
 
 
-async def _store(source: _Source, upload: StartedUpload | None, uploads: RequestUploads) -> str:
-    if upload is None:
-        data = decode_image(source.text, source.pointer, uploads.max_bytes)
-        return await uploads.store(_one_chunk(data), source.pointer)
-    if upload.error:
-        raise invalid_field(source.pointer, upload.error)
-    return await upload.target.finish(source.pointer)
+async def written_image(
+    text: str, pointer: str, started: StartedUploads, start: Callable[[], Awaitable[UploadWriter]], max_bytes: int
+) -> UploadWriter:
+    """The file with an image of the body, to be finished. Raises InvalidRequest and PayloadTooLarge."""
+    if (decoder := started.get(text)) is None:
+        data = _decode_image(text, pointer, max_bytes)
+        upload = await start()
+        await upload.write(data)
+        return upload
+    if decoder.error:
+        raise invalid_field(pointer, decoder.error)
+    return decoder.target
 
 
-async def _one_chunk(data: bytes) -> AsyncIterator[bytes]:
-    yield data
-
-
-def decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
+def _decode_image(text: str, pointer: str, max_bytes: int) -> bytes:
     """The bytes of a short image. Raises InvalidRequest and PayloadTooLarge."""
     start, comma, data = text.partition(",") if text[:5].lower() == "data:" else ("", ",", text)
     if not comma or (start and not start.lower().endswith(";base64")):

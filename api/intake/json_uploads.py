@@ -8,12 +8,12 @@ import re
 import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
 
 from pydantic_core import from_json
 
 from api.edge.body_limit import MAX_JSON_BYTES
-from api.intake.json_body import count_values, too_many_values
+from api.intake.json_body import MAX_VALUES, count_values, too_many_values
+from api.intake.uploads import UploadWriter
 from shared.errors import PayloadTooLarge
 from shared.jobs.requests import MAX_INPUT_IMAGES
 
@@ -36,20 +36,11 @@ def decode_base64(text: bytes) -> bytes:
     return binascii.a2b_base64(text.replace(b"-", b"+").replace(b"_", b"/") + padding, strict_mode=True)
 
 
-class Target(Protocol):
-    """Stores the bytes of one image. `write` may raise an error that ends the request."""
-
-    async def write(self, data: bytes) -> None: ...
-
-
-T = TypeVar("T", bound=Target)
-
-
 @dataclass
-class Base64Decoder(Generic[T]):
+class Base64Decoder:
     """Decodes one long string, base64 or a base64 data: URL, while it arrives."""
 
-    target: T
+    target: UploadWriter
     error: str | None = None
     """Why the string is not an image."""
     _is_started: bool = False
@@ -90,19 +81,19 @@ class Base64Decoder(Generic[T]):
         return data
 
 
-class JsonUploadReader(Generic[T]):
+class JsonUploadReader:
     """Separates the long strings of a JSON body from the rest."""
 
-    def __init__(self, open_target: Callable[[], Awaitable[T]], max_values: int) -> None:
+    def __init__(self, open_target: Callable[[], Awaitable[UploadWriter]]) -> None:
         self._open_target = open_target
-        self._values_left = max_values
+        self._values_left = MAX_VALUES
         self._token = secrets.token_hex(16)
         self._pending = b""
         self._in_string = False
         self._string = bytearray()
-        self._upload: Base64Decoder[T] | None = None
+        self._upload: Base64Decoder | None = None
         self._remainder = bytearray()
-        self.uploads: dict[str, Base64Decoder[T]] = {}
+        self.uploads: dict[str, Base64Decoder] = {}
         """By the placeholder that replaces the string in the JSON."""
 
     async def read(self, chunks: AsyncIterator[bytes]) -> bytes:
@@ -154,7 +145,7 @@ class JsonUploadReader(Generic[T]):
             self._string.clear()
             self._in_string, self._upload = False, None
 
-    def _placeholder(self, upload: Base64Decoder[T]) -> str:
+    def _placeholder(self, upload: Base64Decoder) -> str:
         name = f"{self._token}{len(self.uploads)}{PADDING}"
         self.uploads[name] = upload
         return name

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping
+from collections.abc import AsyncIterator, Callable, Collection, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -12,6 +12,7 @@ from fastapi import Request
 
 from api.field_errors import invalid_field, unknown_field, validate_request
 from api.intake.form_request import read_form_request
+from api.intake.idempotency import IdempotencyScope
 from api.intake.json_body import body_chunks, media_type
 from api.intake.json_request import read_json_request
 from api.intake.multipart_form import FORM_MEDIA_TYPE
@@ -19,6 +20,7 @@ from api.intake.uploads import RequestUploads
 from api.problems import set_field_names
 from api.services import Services
 from shared.errors import InvalidRequest, UnsupportedMediaType
+from shared.jobs.admission import IdempotencyKey
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import ApiProtocol
 from shared.models.capabilities import Size
@@ -26,13 +28,21 @@ from shared.models.capabilities import Size
 
 @dataclass(frozen=True)
 class Submission:
-    """A request that was read, and the images that came with it."""
+    """A request that was read, whose it is, and the images that came with it."""
 
+    http: Request
+    services: Services
+    scope: IdempotencyScope
     request: GenerationRequest
     uploads: RequestUploads
     origin: ApiProtocol = ApiProtocol.NATIVE
     warnings: tuple[str, ...] = ()
     """What the protocol of the caller could say and this service cannot do."""
+
+    @property
+    def key(self) -> IdempotencyKey:
+        """What it shares with its repetitions."""
+        return self.scope.key_for(self.request)
 
     @property
     def input_size(self) -> Size | None:
@@ -42,16 +52,16 @@ class Submission:
 
 # Not dependencies of FastAPI: resolving those took a fifth of the time that accepting a job takes.
 @asynccontextmanager
-async def json_submission(http: Request, services: Services) -> AsyncIterator[Submission]:
+async def json_submission(http: Request, services: Services, scope: IdempotencyScope) -> AsyncIterator[Submission]:
     """Raises UnsupportedMediaType, and InvalidRequest, InvalidImage and PayloadTooLarge for the body."""
     # Any web page may post text/plain to any site. For JSON, browsers ask the site for permission first (CORS).
     if media_type(http) != "application/json":
         raise UnsupportedMediaType
     async with services.uploads.open_request() as uploads:
-        yield Submission(await read_json_request(http, uploads), uploads)
+        yield Submission(http, services, scope, await read_json_request(http, uploads), uploads)
 
 
-_NO_DEFAULTS: Mapping[str, str] = {}
+_NOTHING: Mapping[str, str] = {}
 
 
 def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
@@ -61,7 +71,7 @@ def _with_defaults(defaults: Mapping[str, str], body: Any) -> Any:
 
 @asynccontextmanager
 async def image_submission(
-    http: Request, services: Services, defaults: Mapping[str, str] = _NO_DEFAULTS
+    http: Request, services: Services, scope: IdempotencyScope, defaults: Mapping[str, str] = _NOTHING
 ) -> AsyncIterator[Submission]:
     """The same for a request that needs an image and may be a form. `defaults` are for fields that it leaves out."""
     if media_type(http) not in (FORM_MEDIA_TYPE, "application/json"):
@@ -71,7 +81,7 @@ async def image_submission(
         request = await read_request(http, uploads, partial(_with_defaults, defaults))
         if not request.image:
             raise invalid_field("/image", "is missing: send the image as a file part of this name")
-        yield Submission(request, uploads)
+        yield Submission(http, services, scope, request, uploads)
 
 
 #: Unknown fields that warnings name, and what they may be called: names are text of the caller.
@@ -79,8 +89,8 @@ MAX_UNKNOWN = 8
 NAME = re.compile(r"\w{1,32}", re.ASCII)
 #: Types of a body that is an image itself; clients that read it from a file leave the type out.
 IMAGE_BODIES = frozenset({"", "image/png", "image/jpeg", "image/webp", "image/jpg", "application/octet-stream"})
-#: What a caller wants who sends an image without words.
-VARIATION = "a variation of this image"
+#: What a caller wants who sends an image without words, as records of jobs say it in place of a prompt.
+VARIATION, ENLARGEMENT = "a variation of this image", "enlarge this image"
 
 
 @dataclass(frozen=True)
@@ -93,26 +103,25 @@ class Translation:
     """What the caller calls our fields."""
 
     @classmethod
-    def of_known(cls, body: Mapping[str, Any], understood: Collection[str]) -> "Translation":
-        """The body's fields that are fields of a request, and a warning for each that is `understood` by nobody."""
-        translation = cls({name: body[name] for name in body.keys() & GenerationRequest.model_fields.keys()})
-        unknown = (name for name in body if name not in GenerationRequest.model_fields and name not in understood)
+    def of(cls, body: Mapping[str, Any], read: Collection[str], names: Mapping[str, str] = _NOTHING) -> "Translation":
+        """The body's fields that are fields of a request, or are called as in `names`, and warnings about unknown ones.
+
+        `read` are those that the caller reads. Nulls count as left out, and every size is fitted to the model: most
+        clients know neither.
+        """
+        inputs = {name: value for name, value in body.items() if value is not None}
+        fields = GenerationRequest.model_fields
+        translation = cls({"fit_size": True, **{name: inputs[name] for name in inputs.keys() & fields.keys()}})
+        for theirs, ours in names.items():
+            if theirs in inputs:
+                translation.fields[ours] = inputs[theirs]
+                # Messages have these two words for the things themselves.
+                if ours not in ("image", "mask"):
+                    translation.names[ours] = theirs
+        unknown = (name for name in inputs if not (name in fields or name in names or name in read))
         for name in itertools.islice(filter(NAME.fullmatch, unknown), MAX_UNKNOWN):
             translation.warnings.append(f"{name} {unknown_field(name)}")
         return translation
-
-    def rename(self, inputs: Mapping[str, Any], names: Mapping[str, str]) -> None:
-        """Take the inputs that have other names for our fields."""
-        for theirs, ours in names.items():
-            if theirs in inputs:
-                self.fields[ours] = inputs[theirs]
-                # Messages have these two words for the things themselves.
-                if ours not in ("image", "mask"):
-                    self.names[ours] = theirs
-
-    def add(self, fields: Mapping[str, Any], warnings: Iterable[str]) -> None:
-        self.fields.update(fields)
-        self.warnings.extend(warnings)
 
     def ignore(
         self, name: str, value: object, *harmless: object, reason: str = "this service does not support it"
@@ -126,6 +135,7 @@ class Translation:
 async def translated_submission(
     http: Request,
     services: Services,
+    scope: IdempotencyScope,
     origin: ApiProtocol,
     translate: Callable[[dict[str, Any]], Translation],
     image_field: str | None = None,
@@ -154,4 +164,4 @@ async def translated_submission(
             request = validate_request(to_fields({image_field: [reference]}))
         else:
             request = await read_request(http, uploads, to_fields)
-        yield Submission(request, uploads, origin, tuple(warnings))
+        yield Submission(http, services, scope, request, uploads, origin, tuple(warnings))

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import asynccontextmanager
 
 from api.intake.disk_space import DiskSpace
 from api.intake.images.fetching import ImageFetcher
@@ -29,7 +29,7 @@ class UploadStore:
     ) -> None:
         """`max_bytes` and `max_pixels` limit one image, `max_request_pixels` all images of a request."""
         self._inputs = inputs
-        self._disk_space = disk_space
+        self.disk_space = disk_space
         self.fetcher = fetcher
         self.max_bytes = max_bytes
         self.max_pixels = max_pixels
@@ -38,19 +38,11 @@ class UploadStore:
     @asynccontextmanager
     async def open_request(self) -> AsyncIterator["RequestUploads"]:
         """The uploads of one request, removed at the end unless a job has them by then."""
-        staged = self._inputs.create_staging_area()
+        uploads = RequestUploads(self, self._inputs.create_staging_area())
         try:
-            yield RequestUploads(self, staged)
+            yield uploads
         finally:
-            if staged.holds_files:
-                await asyncio.to_thread(staged.discard)
-
-    @asynccontextmanager
-    async def new_file(self, staged: StagingArea) -> AsyncIterator[Upload]:
-        """A file, removed at the end unless it was finished. Raises StorageFull and StorageUnavailable."""
-        await self._disk_space.require_space()
-        with await asyncio.to_thread(staged.start_upload) as upload:
-            yield upload
+            await uploads.discard()
 
     async def discard(self, job: Job) -> None:
         """Remove the images of a job that was not accepted or will not run."""
@@ -64,6 +56,7 @@ class RequestUploads:
     def __init__(self, upload_store: UploadStore, staged: StagingArea) -> None:
         self._upload_store = upload_store
         self._staged = staged
+        self._files = list[Upload]()
         self._headers: dict[str, ImageHeader] = {}
         self._pixels = 0
 
@@ -78,23 +71,30 @@ class RequestUploads:
 
     async def store(self, chunks: AsyncIterator[bytes], pointer: str) -> str:
         """Store an image and return its reference. Raises PayloadTooLarge and InvalidImage."""
-        async with AsyncExitStack() as exits:
-            upload = await self.start(exits)
-            async for chunk in chunks:
-                await upload.write(chunk)
-                upload.check_size(pointer)
-            return await upload.finish(pointer)
+        upload = await self.start()
+        async for chunk in chunks:
+            await upload.write(chunk)
+            upload.check_size(pointer)
+        return await self._close(upload, pointer)
 
-    async def start(self, exits: AsyncExitStack) -> "UploadWriter":
-        """Open a file for an image that is about to arrive. `exits` removes it unless it was finished."""
-        file = await exits.enter_async_context(self._upload_store.new_file(self._staged))
+    async def start(self) -> "UploadWriter":
+        """Open a file for an image that is about to arrive. It is removed with the request unless it is finished."""
+        await self._upload_store.disk_space.require_space()
+        file = await asyncio.to_thread(self._staged.start_upload)
+        self._files.append(file)
         return UploadWriter(self, file)
 
     async def fetch(self, url: str, pointer: str, seconds: float, client_id: str) -> str:
         """Fetch and store an image and return its reference. Raises as `ImageFetcher.fetch` does."""
-        async with self._upload_store.new_file(self._staged) as file:
-            await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, file.write, client_id)
-            return await self.finish(file, pointer)
+        upload = await self.start()
+        await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, upload.file.write, client_id)
+        return await self._close(upload, pointer)
+
+    async def _close(self, upload: "UploadWriter", pointer: str) -> str:
+        """Finish an image that nobody reads here: many images of a request take one open file."""
+        reference = await upload.finish(pointer)
+        upload.file.close()
+        return reference
 
     async def finish(self, file: Upload, pointer: str) -> str:
         """Finish an image and return its reference. Raises InvalidImage."""
@@ -119,8 +119,19 @@ class RequestUploads:
 
     async def move_to_job(self, job: Job) -> None:
         """Move the images to the folder of their job."""
+        self._close_files()
         if self._staged.holds_files:
             await asyncio.to_thread(self._staged.commit, job.id)
+
+    async def discard(self) -> None:
+        """Remove the images, unless a job has them."""
+        self._close_files()
+        if self._staged.holds_files:
+            await asyncio.to_thread(self._staged.discard)
+
+    def _close_files(self) -> None:
+        while self._files:
+            self._files.pop().close()
 
 
 class UploadWriter:
@@ -129,6 +140,8 @@ class UploadWriter:
     def __init__(self, uploads: RequestUploads, file: Upload) -> None:
         self.uploads = uploads
         self.file = file
+        self.reference = ""
+        """Of the finished image."""
         self._bytes_left = uploads.max_bytes
 
     async def write(self, data: bytes) -> None:
@@ -144,7 +157,8 @@ class UploadWriter:
     async def finish(self, pointer: str) -> str:
         """Finish the image and return its reference. Raises PayloadTooLarge and InvalidImage."""
         self.check_size(pointer)
-        return await self.uploads.finish(self.file, pointer)
+        self.reference = await self.uploads.finish(self.file, pointer)
+        return self.reference
 
 
 def image_too_large(pointer: str, max_bytes: int) -> PayloadTooLarge:

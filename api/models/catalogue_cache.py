@@ -54,7 +54,7 @@ class CatalogueCache:
         versions = {
             (backend, source): version
             for backend, sources in fleet.model_sources.items()
-            for source, version in sources.versions.items()
+            for source, version in sources.items()
         }
         is_changed = self._sources.keys() != versions.keys()
         self._sources = {key: self._sources.get(key, _Source()) for key in versions}

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 
-from shared.errors import BackendUnavailable, LicenceForbidden, ModelLoading, ModelNotFound, ModelUnavailable
+from shared.errors import BackendUnavailable, LicenceForbidden, ModelNotFound, ModelUnavailable
 from shared.jobs.job import ModelLoad
 from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
@@ -28,11 +28,6 @@ class ModelChoice:
     def capabilities(self) -> Capabilities | None:
         """Those of the chosen model."""
         return self.entry.capabilities if self.entry else None
-
-    def require_loaded(self) -> None:
-        """For requests that do not wait for a load. Raises ModelLoading."""
-        if self.state is not ModelState.LOADED and self.backend is not Backend.FLUX_API:
-            raise ModelLoading
 
 
 @dataclass(frozen=True)

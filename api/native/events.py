@@ -1,16 +1,15 @@
 """The routes that stream events: of one job, and of all jobs of a caller."""
 
+import json
 import re
 from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import APIRouter, Header, Query, Request, Response
 from fastapi.responses import StreamingResponse
-from fastapi.sse import format_sse_event
 
 from api.delivery.answers import estimated_wait, view_job
-from api.delivery.events import TRANSIENT, event_stream, format_event, job_events, retry_until_available
-from api.delivery.feed import FeedEvent
+from api.delivery.events import event_stream, format_event, retry_until_available
 from api.delivery.stream_limit import StreamSlot
 from api.edge.authentication import CallerDep
 from api.problems import problem_responses
@@ -92,21 +91,15 @@ def _valid(event_id: str) -> str:
 async def _stream_all(
     services: Services, http: Request, owner: str | None, last: str, *, previews: bool
 ) -> AsyncIterator[bytes]:
-    async for event in services.job_feed.follow(owner, last):
-        if event is None:
-            yield format_event(None)
+    async for found in services.job_feed.follow(owner, last):
+        event, snapshot = found or (None, None)
+        if event is None or event.type == "sync":
+            yield format_event(event)
+        elif event.type in ("state", "done") and snapshot is not None:
+            yield format_event(event, (await view_job(services, http, snapshot)).model_dump_json())
         elif previews or event.type != "preview":
-            data = await _event_json(services, http, event)
-            yield format_sse_event(event=event.type, id=None if event.type in TRANSIENT else event.id, data_str=data)
-
-
-async def _event_json(services: Services, http: Request, event: FeedEvent) -> str:
-    if event.type == "sync":
-        return "{}"
-    if event.type == "progress" or event.type in TRANSIENT or event.snapshot is None:
-        # Spliced in, because previews are large.
-        return f'{{"id":"{event.job_id}",{event.data[1:]}'
-    return (await view_job(services, http, event.snapshot)).model_dump_json()
+            # Spliced in, because previews are large.
+            yield format_event(event, f'{{"id":"{event.job_id}",{event.data[1:]}')
 
 
 async def _has_seen_end(services: Services, job_id: str, last: str) -> bool:
@@ -121,14 +114,18 @@ async def _stream(services: Services, snapshot: JobSnapshot, last: str, links: L
             # The events have expired, but the record has the outcome.
             yield format_event(JobEvent(job_id, EXPIRED_END, "done", snapshot.job.state), _job_json(snapshot, links))
             return
-        async for event in job_events(services.store, services.jobs, listener, job_id, last):
-            if event is not None and event.type in ("done", "state"):
-                snapshot = await retry_until_available(lambda: services.read_job(job_id))
-                wait = await estimated_wait(services, snapshot)
-                position = snapshot.queue_position if event.data == State.QUEUED else None
-                yield format_event(event, _job_json(snapshot, links), position, wait)
-            else:
+        async for event in listener.events(last):
+            if event is None or event.type not in ("state", "done"):
                 yield format_event(event)
+                continue
+            snapshot = await retry_until_available(lambda: services.read_job(job_id))
+            if event.type == "done":
+                data = _job_json(snapshot, links)
+            else:
+                position = snapshot.queue_position if event.data == State.QUEUED else None
+                queue = {"queue_position": position, "estimated_wait_seconds": await estimated_wait(services, snapshot)}
+                data = json.dumps({"id": job_id, "state": event.data, **queue})
+            yield format_event(event, data)
 
 
 def _job_json(snapshot: JobSnapshot, links: Links) -> str:

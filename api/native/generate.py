@@ -8,17 +8,16 @@ from fastapi import APIRouter, Depends, Header, Query, Request, Response
 from api.delivery.answers import accepted_response, result_response
 from api.delivery.negotiation import accepts_json, negotiate, wait_seconds
 from api.delivery.waiting import OnDisconnect, not_finished, submit_and_wait
-from api.intake.idempotency import IdempotencyDep, IdempotencyScope
-from api.intake.images.enlarging import PROMPT
+from api.intake.idempotency import IdempotencyDep
 from api.intake.openapi_bodies import form_request_body, json_request_body
-from api.intake.submissions import Submission, image_submission, json_submission
+from api.intake.submissions import ENLARGEMENT, Submission, image_submission, json_submission
 from api.problems import problem_responses
-from api.services import Services, ServicesDep
+from api.services import ServicesDep
 from shared.jobs.views import JobView
 
 router = APIRouter(tags=["generate"])
 
-UPSCALE_DEFAULTS = {"prompt": PROMPT, "model": "upscale-starter"}
+UPSCALE_DEFAULTS = {"prompt": ENLARGEMENT, "model": "upscale-starter"}
 EXAMPLES = {
     "shortest": {"summary": "Only a prompt", "value": {"prompt": "a red heart on a blue background"}},
     "changed": {
@@ -118,8 +117,8 @@ async def text_to_image(
     http: Request, services: ServicesDep, idempotency: IdempotencyDep, preferences: AnswerPreferencesDep
 ) -> Response:
     """Generate images from a prompt and wait for them."""
-    async with json_submission(http, services) as submission:
-        return await _generate(http, services, submission, idempotency, preferences)
+    async with json_submission(http, services, idempotency) as submission:
+        return await _generate(submission, preferences)
 
 
 @router.post(
@@ -137,8 +136,8 @@ async def image_to_image(
     The body is a form: each file part `image` is an input image, and the file part `mask` is the mask. All other
     fields are parts of the form or parameters of the query. JSON as for `/api/txt2img` is accepted too.
     """
-    async with image_submission(http, services) as submission:
-        return await _generate(http, services, submission, idempotency, preferences)
+    async with image_submission(http, services, idempotency) as submission:
+        return await _generate(submission, preferences)
 
 
 @router.post(
@@ -156,23 +155,18 @@ async def upscale_image(
     The body is that of `/api/img2img`. `model` is an upscaler from GET /api/models, by default the bundled one. Without
     width and height the image becomes four times as large, within the limits. Its transparency is kept.
     """
-    async with image_submission(http, services, UPSCALE_DEFAULTS) as submission:
-        return await _generate(http, services, submission, idempotency, preferences)
+    async with image_submission(http, services, idempotency, UPSCALE_DEFAULTS) as submission:
+        return await _generate(submission, preferences)
 
 
-async def _generate(
-    http: Request,
-    services: Services,
-    submission: Submission,
-    idempotency: IdempotencyScope,
-    preferences: AnswerPreferences,
-) -> Response:
+async def _generate(submission: Submission, preferences: AnswerPreferences) -> Response:
+    http, services = submission.http, submission.services
     as_image, request = negotiate(preferences.accept, submission.request)
     submission = replace(submission, request=request)
     seconds = wait_seconds(preferences.prefer, services.settings.sync_timeout_seconds)
-    snapshot = await submit_and_wait(http, services, submission, idempotency, seconds, preferences.on_disconnect)
+    snapshot = await submit_and_wait(submission, seconds, preferences.on_disconnect)
     if snapshot.job.state.is_terminal:
         return await result_response(services, http, snapshot, as_image=as_image)
     if accepts_json(preferences.accept):
         return await accepted_response(services, http, snapshot)
-    raise await not_finished(http, services, submission, idempotency, snapshot.job.id)
+    raise await not_finished(submission, snapshot.job.id)

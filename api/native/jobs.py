@@ -44,10 +44,9 @@ JOBS_PER_REQUEST = 20
 )
 async def create_job(http: Request, services: ServicesDep, idempotency: IdempotencyDep) -> Response:
     """Submit a job and return immediately; its images come later."""
-    async with json_submission(http, services) as submission:
-        key, base_url = idempotency.key_for(submission.request), services.base_url(http)
-        job, expected_ms = await prepare_job(services, idempotency.caller, submission, base_url)
-        admission = await admit_job(services, job, expected_ms, key, submission.uploads)
+    async with json_submission(http, services, idempotency) as submission:
+        job, expected_ms = await prepare_job(submission)
+        admission = await admit_job(submission, job, expected_ms)
     if admission.outcome is not AdmissionOutcome.CREATED:
         return await accepted_response(services, http, await latest(services, job, admission.job_id))
     accepted = JobSnapshot(

@@ -1,10 +1,8 @@
 """The routes that list and redeliver failed webhooks, and the webhooks in /openapi.json."""
 
-from datetime import datetime
 from typing import Annotated
 
 from fastapi import APIRouter, FastAPI, Path, Query, Response
-from pydantic import BaseModel, Field
 
 from api.edge.authentication import CallerDep
 from api.problems import problem_responses
@@ -12,24 +10,12 @@ from api.services import ServicesDep
 from shared.errors import WebhookNotFound
 from shared.jobs.types import WebhookEvent
 from shared.jobs.views import WebhookMessage
-from shared.webhooks.deliveries import Delivery, DeliveryState
-from shared.webhooks.outbox import ListedState, ListedWebhook
+from shared.webhooks.deliveries import DeliveryState, KeptWebhookView, WebhookListView
+from shared.webhooks.outbox import ListedState
 
 router = APIRouter(tags=["webhooks"])
 
 WEBHOOK_ID = r"^[0-9a-f-]{36}_[a-z]{1,16}_[0-9_]{1,32}$"
-
-
-class KeptWebhookView(Delivery):
-    job_id: str
-    url: str
-    """Without its query, which may contain a secret."""
-    created_at: datetime
-
-
-class WebhookListView(BaseModel):
-    webhooks: list[KeptWebhookView]
-    cursor: str | None = Field(description="Send it to get the next page; null on the last page")
 
 
 @router.get(
@@ -47,8 +33,7 @@ async def list_webhooks(
     cursor: Annotated[str | None, Query(pattern=WEBHOOK_ID)] = None,
 ) -> WebhookListView:
     """List undelivered webhooks, those of the newest jobs first. A short page may still have a cursor."""
-    page = await services.store.run(services.webhooks.list_page(state, limit, cursor, caller.visible_owner))
-    return WebhookListView(webhooks=[_view(webhook) for webhook in page.webhooks], cursor=page.cursor)
+    return await services.store.run(services.webhooks.list_page(state, limit, cursor, caller.visible_owner))
 
 
 @router.post(
@@ -65,13 +50,7 @@ async def redeliver_webhook(
     if webhook is None:
         raise WebhookNotFound
     response.headers["X-Job-Id"] = webhook.job_id
-    return _view(webhook)
-
-
-def _view(webhook: ListedWebhook) -> KeptWebhookView:
-    return KeptWebhookView(
-        **webhook.delivery.model_dump(), job_id=webhook.job_id, url=webhook.url, created_at=webhook.created_at
-    )
+    return webhook
 
 
 def describe(app: FastAPI) -> None:

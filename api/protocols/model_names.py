@@ -6,7 +6,6 @@ from typing import Any
 
 from api.models.offered import OfferedModels
 from api.services import Services
-from shared.errors import ModelNotFound
 
 #: Stands for the default model, also in SD_MODEL_ALIASES.
 DEFAULT = "default"
@@ -20,15 +19,6 @@ OPENAI_ALIASES = (
     "gpt-image-2",
     "chatgpt-image-latest",
 )
-
-
-@dataclass(frozen=True)
-class NamedModel:
-    """A name of a model, as lists show it."""
-
-    name: str
-    owner: str
-    """The backend that runs it, or `alias`."""
 
 
 @dataclass(frozen=True)
@@ -51,15 +41,7 @@ class ModelNames:
         target = self.aliases.get(name, name)
         return {} if target == DEFAULT else {"model": target}
 
-    def list(self) -> tuple[NamedModel, ...]:
-        """The models that make images, then their other names."""
-        models = [NamedModel(model.entry.name, str(model.entry.backend)) for model in self.models.image_models]
-        names = {model.name for model in models}
-        return (*models, *(NamedModel(alias, "alias") for alias in self.aliases if alias not in names))
-
-    def find(self, name: str) -> NamedModel:
-        """Raises ModelNotFound."""
-        for model in self.list():
-            if model.name == name:
-                return model
-        raise ModelNotFound(self.models.catalogue.near(name))
+    def owners(self) -> dict[str, str]:
+        """The backends of the models that make images, then `alias` for each of their other names."""
+        models = {model.entry.name: str(model.entry.backend) for model in self.models.image_models}
+        return models | {alias: "alias" for alias in self.aliases if alias not in models}

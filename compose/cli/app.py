@@ -7,9 +7,10 @@ import os
 import shutil
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from compose.cli.client_error import ClientError, errors_as_one_sentence
 from compose.cli.logs import PROCESSES, print_logs
@@ -19,14 +20,19 @@ from shared.observability.logs import open_standard_streams
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
-if TYPE_CHECKING:
-    from rich.console import Console
-
-    from compose.cli.client import ApiClient
-
 # Each command imports what it needs, so that `imagegen up` does not wait for the modules of `imagegen doctor`.
 
+
+class Commands(TyperGroup):
+    """Ends every command, also those of groups in it, with one sentence where it fails."""
+
+    def invoke(self, ctx: Any) -> Any:
+        with errors_as_one_sentence():
+            return super().invoke(ctx)
+
+
 cli = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     add_completion=False,
     # Typer's tracebacks show the values of variables.
@@ -39,19 +45,13 @@ cli.add_typer(models, name="models")
 UrlOption = Annotated[str | None, typer.Option(help="URL of the service; default: from SD_HOST and SD_PORT.")]
 
 
-@cli.callback()
-def _commands() -> None:
-    """Makes typer expect a command name."""
-
-
 @cli.command()
 def up() -> None:
     """Start the whole service on this machine: Redis, API, workers, Flower. Ctrl-C stops it."""
     from compose.launcher.up import up as launch
     from shared.workers.gpus import visible_gpus
 
-    with errors_as_one_sentence():
-        launch(load(LauncherSettings), command=_command_name(), gpus=visible_gpus(os.environ))
+    launch(load(LauncherSettings), command=_command_name(), gpus=visible_gpus(os.environ))
 
 
 @cli.command()
@@ -89,18 +89,15 @@ def generate(
         "guidance_scale": guidance,
         "seed": seed,
     }
-    from compose.cli.client import base64_of
-    from compose.cli.terminal import create_console
+    from compose.cli.client import ApiClient, base64_of
 
-    console = create_console()
-    with errors_as_one_sentence():
-        if not all(map(math.isfinite, (strength or 0, guidance or 0))):
-            raise ClientError("--strength and --guidance must be finite numbers.")
-        client = _client(url, console)
-        body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
-        job = client.generate({k: v for k, v in body.items() if v is not None}, output)
-        result = job["images"][0]
-        print(f"{output}  {result['width']}x{result['height']}  seed {result['seed']}  {job['model']}")
+    if not all(map(math.isfinite, (strength or 0, guidance or 0))):
+        raise ClientError("--strength and --guidance must be finite numbers.")
+    client = ApiClient(*_service(url))
+    body |= {"image": [base64_of(path) for path in image or ()] or None, "mask": base64_of(mask) if mask else None}
+    job = client.generate({k: v for k, v in body.items() if v is not None}, output)
+    result = job["images"][0]
+    print(f"{output}  {result['width']}x{result['height']}  seed {result['seed']}  {job['model']}")
 
 
 @cli.command()
@@ -115,16 +112,13 @@ def upscale(
     url: UrlOption = None,
 ) -> None:
     """Enlarge an image with the running service and show the progress; Ctrl-C cancels. Sends SD_API_KEY if set."""
-    from compose.cli.client import base64_of
-    from compose.cli.terminal import create_console
+    from compose.cli.client import ApiClient, base64_of
 
-    console = create_console()
-    with errors_as_one_sentence():
-        client = _client(url, console)
-        sides = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
-        body = {"prompt": "enlarge this image", "model": model, "image": base64_of(image), **sides}
-        result = client.generate(body, output)["images"][0]
-        print(f"{output}  {result['width']}x{result['height']}")
+    client = ApiClient(*_service(url))
+    sides = {name: side for name, side in (("width", width), ("height", height)) if side is not None}
+    body = {"prompt": "enlarge this image", "model": model, "image": base64_of(image), **sides}
+    result = client.generate(body, output)["images"][0]
+    print(f"{output}  {result['width']}x{result['height']}")
 
 
 @cli.command()
@@ -140,10 +134,9 @@ def prune(
     from compose.cli.prune import parse_age
     from compose.cli.prune import prune as remove_old
 
-    with errors_as_one_sentence():
-        removed = remove_old(load(LauncherSettings), parse_age(older_than), dry_run=dry_run, take_over=take_over)
-        verb = "Would remove" if dry_run else "Removed"
-        print(f"{verb} {removed.jobs} jobs and {removed.files} files ({removed.bytes / 1e6:.1f} MB)")
+    removed = remove_old(load(LauncherSettings), parse_age(older_than), dry_run=dry_run, take_over=take_over)
+    verb = "Would remove" if dry_run else "Removed"
+    print(f"{verb} {removed.jobs} jobs and {removed.files} files ({removed.bytes / 1e6:.1f} MB)")
 
 
 @cli.command()
@@ -151,8 +144,7 @@ def mcp(url: UrlOption = None) -> None:
     """Serve MCP clients that start a program instead of calling a URL. Sends SD_API_KEY if it is set."""
     from compose.cli.mcp import serve
 
-    with errors_as_one_sentence():
-        serve(*_service(url))
+    serve(*_service(url))
 
 
 @cli.command()
@@ -162,21 +154,21 @@ def status(
     url: UrlOption = None,
 ) -> None:
     """Show backends, workers, queue and running jobs. Printed once, exits with 1 unless the service is `ok`."""
+    from compose.cli.client import ApiClient
     from compose.cli.status import StatusReport, watch
     from compose.cli.terminal import create_console
 
     console = create_console()
-    with errors_as_one_sentence():
-        client = _client(url, console)
-        if console.is_terminal and not (once or as_json):
-            watch(client, console)
-            return
-        report = StatusReport.read(client)
-        if as_json:
-            print(json.dumps(report.to_json(), indent=2))
-        else:
-            console.print(report.render(), highlight=False)
-        raise typer.Exit(0 if report.is_ok else 1)
+    client = ApiClient(*_service(url))
+    if console.is_terminal and not (once or as_json):
+        watch(client, console)
+        return
+    report = StatusReport.read(client)
+    if as_json:
+        print(json.dumps(report.to_json(), indent=2))
+    else:
+        console.print(report.render(), highlight=False)
+    raise typer.Exit(0 if report.is_ok else 1)
 
 
 @cli.command()
@@ -190,9 +182,8 @@ def logs(
     ] = None,
 ) -> None:
     """Print the output of the processes of `imagegen up`, from SD_DATA_DIR/logs (50 MB at most)."""
-    with errors_as_one_sentence():
-        follows = sys.stdout.isatty() if follow is None else follow
-        print_logs(load(LauncherSettings), processes or (), job=job, max_lines=lines, follow=follows)
+    follows = sys.stdout.isatty() if follow is None else follow
+    print_logs(load(LauncherSettings), processes or (), job=job, max_lines=lines, follow=follows)
 
 
 @cli.command()
@@ -203,8 +194,7 @@ def doctor(
     from compose.cli.terminal import create_console
     from compose.doctor.command import run as run_doctor
 
-    with errors_as_one_sentence():
-        raise typer.Exit(0 if run_doctor(create_console(), as_json=as_json) else 1)
+    raise typer.Exit(0 if run_doctor(create_console(), as_json=as_json) else 1)
 
 
 def _command_name() -> str:
@@ -216,14 +206,6 @@ def _default_key(settings: LauncherSettings) -> str | None:
     """The first key, preferably one that may create jobs."""
     keys = sorted(settings.api_key, key=lambda key: not key.scope.includes(Scope.WRITE))
     return keys[0].secret.get_secret_value() if keys else None
-
-
-def _client(url: str | None, console: "Console") -> "ApiClient":
-    """Raises what `_service` raises."""
-    from compose.cli.client import ApiClient
-
-    address, key = _service(url)
-    return ApiClient(address, console, key)
 
 
 def _service(url: str | None) -> tuple[str, str | None]:

@@ -12,10 +12,10 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
 from compose.cli.client_error import ClientError
+from compose.cli.terminal import create_console
 from shared.settings.http_server import is_loopback
 
 #: Image formats by file extension.
@@ -28,13 +28,13 @@ READ_TIMEOUT_SECONDS = 35
 
 
 class ApiClient:
-    def __init__(self, url: str, console: Console, key: str | None = None) -> None:
+    def __init__(self, url: str, key: str | None = None) -> None:
         """Raises ClientError for a malformed URL."""
         self._url = base_url(url)
         parts = urlsplit(self._url)
         #: Without a login, for messages.
         self._shown_url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
-        self._console = console
+        self._console = create_console()
         self._http = requests.Session()
         # No proxy stands before this machine's own servers.
         self._http.trust_env = not is_loopback(parts.hostname or "")

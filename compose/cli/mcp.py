@@ -9,7 +9,6 @@ import httpx2
 
 from compose.cli.client import ApiClient, base_url
 from compose.cli.client_error import ClientError
-from compose.cli.terminal import create_console
 from shared.settings.explanations import install_command
 from shared.settings.http_server import is_loopback
 
@@ -24,7 +23,7 @@ def serve(url: str, key: str | None) -> None:
     except ImportError:
         raise ClientError(f"imagegen mcp needs the package mcp: {install_command('api')}") from None
     # This client explains errors in a sentence; MCP's client does not.
-    ApiClient(url, create_console(), key).read("/health", "status", "version")
+    ApiClient(url, key).read("/health", "status", "version")
     # Python would wait for the thread that reads the next message.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     asyncio.run(_serve(url, key))

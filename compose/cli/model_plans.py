@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.client_error import errors_as_one_sentence
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
 
@@ -30,12 +29,11 @@ def plan(
     from worker.models.catalogue.prospects import prospect_of
     from worker.models.sources import ModelSource
 
-    with errors_as_one_sentence():
-        settings = load(LauncherSettings)
-        prospect = prospect_of(ModelSource.for_model(settings, name))
-        device = probe_device(settings.device)
-        for label, text in _lines(prospect, settings.dtype, settings.quantize, device):
-            print(f"{label:<15}{text}")
+    settings = load(LauncherSettings)
+    prospect = prospect_of(ModelSource.for_model(settings, name))
+    device = probe_device(settings.device)
+    for label, text in _lines(prospect, settings.dtype, settings.quantize, device):
+        print(f"{label:<15}{text}")
 
 
 def _lines(prospect: "Prospect", dtype: str, quantize: str, device: "Device | None") -> list[tuple[str, str]]:

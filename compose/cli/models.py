@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from compose.cli.client_error import errors_as_one_sentence
 from compose.cli.model_plans import plan
 from shared.settings.launcher import LauncherSettings
 from shared.settings.loading import load
@@ -32,19 +31,18 @@ def show() -> None:
     from worker.models.download_plans import format_bytes
     from worker.models.hub import model_store
 
-    with errors_as_one_sentence():
-        settings = load(LauncherSettings)
-        table = create_table("model", "size", "state", "licence", "setting")
-        catalogue = Catalogue.of(settings).scan()
-        for name, entry in catalogue.items():
-            size = format_bytes(entry.size_bytes) if entry.size_bytes else ""
-            state = f"{entry.state}: {entry.reason}" if entry.reason else str(entry.state)
-            table.add_row(escape(name), size, escape(state), escape(entry.licence or ""), entry.setting or "")
-        for name, stored_bytes in model_store.stored_models(settings.model_dir).items():
-            if name not in catalogue:
-                # Single parts, such as a safety checker, are no models that requests can choose.
-                table.add_row(escape(name), format_bytes(stored_bytes), "a part of other models", "", "")
-        create_console().print(table)
+    settings = load(LauncherSettings)
+    table = create_table("model", "size", "state", "licence", "setting")
+    catalogue = Catalogue.of(settings).scan()
+    for name, entry in catalogue.items():
+        size = format_bytes(entry.size_bytes) if entry.size_bytes else ""
+        state = f"{entry.state}: {entry.reason}" if entry.reason else str(entry.state)
+        table.add_row(escape(name), size, escape(state), escape(entry.licence or ""), entry.setting or "")
+    for name, stored_bytes in model_store.stored_models(settings.model_dir).items():
+        if name not in catalogue:
+            # Single parts, such as a safety checker, are no models that requests can choose.
+            table.add_row(escape(name), format_bytes(stored_bytes), "a part of other models", "", "")
+    create_console().print(table)
 
 
 @models.command()
@@ -56,11 +54,10 @@ def pull(
     """Download models; continues interrupted downloads."""
     from worker.models.sources import ModelSource
 
-    with errors_as_one_sentence():
-        settings = load(LauncherSettings)
-        asked_for = [ModelSource.for_model(settings, name) for name in names or ()]
-        for source in asked_for or ModelSource.all_named(settings):
-            _pull(source)
+    settings = load(LauncherSettings)
+    asked_for = [ModelSource.for_model(settings, name) for name in names or ()]
+    for source in asked_for or ModelSource.all_named(settings):
+        _pull(source)
 
 
 @models.command()
@@ -69,9 +66,8 @@ def remove(name: Annotated[str, typer.Argument(help="As shown by `imagegen model
     from worker.models.download_plans import format_bytes
     from worker.models.hub import model_store
 
-    with errors_as_one_sentence():
-        removed_bytes = model_store.remove_model(load(LauncherSettings).model_dir, name)
-        print(f"Removed {name} ({format_bytes(removed_bytes)})")
+    removed_bytes = model_store.remove_model(load(LauncherSettings).model_dir, name)
+    print(f"Removed {name} ({format_bytes(removed_bytes)})")
 
 
 def _pull(source: "ModelSource") -> None:

@@ -3,7 +3,7 @@
 from shared.jobs.operations import LEASE_MS
 from shared.jobs.types import ApiProtocol
 from shared.redis.keys import Keys
-from shared.redis.store import Operation
+from shared.redis.store import Argument, Operation
 
 #: Input images that are older than this cannot become part of a new job.
 UPLOAD_MS = 25 * 3600 * 1000
@@ -41,7 +41,9 @@ class JobHousekeeping:
 
     def list_older_than(self, limit_id: str, after: str, limit: int) -> Operation[list[str]]:
         """Ids between `after` ('' for the oldest) and `limit_id`, oldest first."""
-        return Operation("housekeeping/list_older", [self._keys.jobs], [limit_id, after, limit], list)
+        span = f"({after}" if after else "-", f"({limit_id}"
+        args: list[Argument] = ["ZRANGE", *span, "BYLEX", "LIMIT", 0, limit]
+        return Operation("commands/run", [self._keys.jobs], args, list)
 
     def delete_job(self, job_id: str, *, dry_run: bool = False) -> Operation[bool]:
         """Delete a finished job that is not pinned; False for any other."""

@@ -10,12 +10,12 @@ class ResultCacheIndex:
     def __init__(self, prefix: str) -> None:
         self._keys = Keys(prefix)
 
-    def put(self, fingerprint: str, job_id: str, lifetime_ms: int) -> Operation[str]:
+    def put(self, fingerprint: str, job_id: str, lifetime_ms: int) -> Operation[bool]:
         """Replaces an earlier entry."""
         keys = [self._keys.cached_result(fingerprint)]
-        return Operation("limits/result_cache", keys, [job_id, lifetime_ms], str)
+        return Operation("commands/run", keys, ["SET", job_id, "PX", lifetime_ms], bool)
 
     def find(self, fingerprint: str) -> Operation[str | None]:
         """Id of the job, which may have been deleted since."""
         keys = [self._keys.cached_result(fingerprint)]
-        return Operation("limits/result_cache", keys, [], lambda reply: reply or None)
+        return Operation("commands/run", keys, ["GET"], lambda reply: reply)

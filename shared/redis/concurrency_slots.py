@@ -27,4 +27,4 @@ class ConcurrencySlots:
         return Operation("limits/slot_renew", [self._key], [SLOT_LEASE_MS, *holders], bool)
 
     def release(self, holder: str) -> Operation[bool]:
-        return Operation("limits/slot_release", [self._key], [holder], bool)
+        return Operation("commands/run", [self._key], ["ZREM", holder], bool)

@@ -205,6 +205,6 @@ class BucketUpload(Upload):
         # A request may contain the same image twice.
         self._finished.setdefault(name, self._file)
 
-    def _close(self) -> None:
+    def close(self) -> None:
         if self._file not in self._finished.values():
             self._file.close()

@@ -192,7 +192,7 @@ class FolderUpload(Upload):
         os.fsync(self._file.fileno())
         self._path.rename(self._path.with_name(name))
 
-    def _close(self) -> None:
+    def close(self) -> None:
         self._file.close()
         self._path.unlink(missing_ok=True)
 

@@ -7,14 +7,13 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 from shared.errors import InvalidImage, StorageFull, StorageUnavailable
 from shared.jobs.job import Image, Job
 from shared.jobs.types import ApiProtocol
 from shared.storage.image_headers import read_header
 from shared.storage.inputs import InputStore
-from shared.storage.object_store import DayFolder, ObjectStore
+from shared.storage.object_store import DayFolder, File, ObjectStore
 
 THUMBNAIL_MEDIA_TYPE = "image/jpeg"
 #: Widths of thumbnails in pixels. Images that are not wider have none. Lists show the small ones. The large ones are
@@ -22,7 +21,7 @@ THUMBNAIL_MEDIA_TYPE = "image/jpeg"
 THUMBNAIL_WIDTH, PREVIEW_WIDTH = 320, 768
 _WIDTHS = (THUMBNAIL_WIDTH, PREVIEW_WIDTH)
 _IMAGE = re.compile(
-    rf"\d{{4}}/\d\d/\d\d/([0-9a-f-]{{36}})-(\d+)(?:-{THUMBNAIL_WIDTH}|-{PREVIEW_WIDTH})?\.(?:png|jpeg|webp)"
+    rf"\d{{4}}/\d\d/\d\d/([0-9a-f-]{{36}})-\d+(?:-{THUMBNAIL_WIDTH}|-{PREVIEW_WIDTH})?\.(?:png|jpeg|webp)"
 )
 
 
@@ -41,12 +40,8 @@ def thumbnail_widths(job: Job) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
-class StoredFile:
-    name: str
+class StoredFile(File):
     job_id: str
-    index: int
-    size: int
-    modified_at: datetime
 
 
 @dataclass(frozen=True)
@@ -150,7 +145,7 @@ class ImageStore:
         """The images and thumbnails of a day in any order, without files of others."""
         for file in self.storage.list_files(day.name):
             if image := _IMAGE.fullmatch(file.name):
-                yield StoredFile(file.name, image[1], int(image[2]), file.size, file.modified_at)
+                yield StoredFile(file.name, file.size, file.modified_at, image[1])
 
     def remove(self, files: Iterable[StoredFile]) -> None:
         self.storage.remove(file.name for file in files)

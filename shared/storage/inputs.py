@@ -5,25 +5,20 @@ import re
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
 
 from shared.errors import InvalidImage, StorageUnavailable
 from shared.jobs.job import Job
-from shared.storage.object_store import HASH_PREFIX, ObjectStore, StagingArea
+from shared.storage.object_store import HASH_PREFIX, ObjectStore, StagingArea, SubFolder
 
 _PARENT = "inputs"
 _FOLDER = re.compile(r"(\.?)([0-9a-f-]{36})")
 
 
 @dataclass(frozen=True)
-class InputFolder:
+class InputFolder(SubFolder):
     """The input images of a job; `job_id` is None during the upload."""
 
-    name: str
     job_id: str | None
-    modified_at: datetime
-    files: int
-    bytes: int
 
 
 @dataclass(frozen=True)
@@ -59,4 +54,4 @@ class InputStore:
         for folder in self.storage.list_folders(_PARENT):
             if name := _FOLDER.fullmatch(folder.name):
                 job_id = None if name[1] else name[2]
-                yield InputFolder(folder.name, job_id, folder.modified_at, folder.files, folder.bytes)
+                yield InputFolder(folder.name, folder.files, folder.bytes, folder.modified_at, job_id)

@@ -191,7 +191,7 @@ class Upload(ABC):
         return self
 
     def __exit__(self, *_: type[BaseException] | BaseException | TracebackType | None) -> None:
-        self._close()
+        self.close()
 
     @property
     def size(self) -> int:
@@ -228,5 +228,5 @@ class Upload(ABC):
         """Keep the file under this name."""
 
     @abstractmethod
-    def _close(self) -> None:
+    def close(self) -> None:
         """Discard the file unless it was committed."""

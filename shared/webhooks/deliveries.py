@@ -1,9 +1,9 @@
-"""Webhook deliveries of a job, as its record stores them."""
+"""Webhook deliveries: of a job, as its record stores them, and in lists of those that were not delivered."""
 
 from datetime import datetime
 from enum import StrEnum
 
-from pydantic import TypeAdapter
+from pydantic import BaseModel, Field, TypeAdapter
 
 from shared.jobs.types import FrozenModel, WebhookEvent
 
@@ -32,6 +32,18 @@ class Delivery(FrozenModel):
     last_error: str | None = None
     last_attempt_at: datetime | None = None
     next_attempt_at: datetime | None = None
+
+
+class KeptWebhookView(Delivery):
+    job_id: str
+    url: str
+    """Without its query, which may contain a secret."""
+    created_at: datetime
+
+
+class WebhookListView(BaseModel):
+    webhooks: list[KeptWebhookView]
+    cursor: str | None = Field(description="Send it to get the next page; null on the last page")
 
 
 _DELIVERIES = TypeAdapter(dict[str, Delivery])

@@ -12,7 +12,7 @@ from shared.jobs.types import WebhookEvent
 from shared.observability.counters import count_attempt
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
-from shared.webhooks.deliveries import Delivery, DeliveryState, without_query
+from shared.webhooks.deliveries import DeliveryState, KeptWebhookView, WebhookListView, without_query
 
 #: Longer than any attempt takes; a webhook that is not settled by then is sent again.
 LEASE_MS = 20_000
@@ -92,23 +92,6 @@ class DeliveryOutcome:
     """Whether the receiver wants no more events of this job."""
 
 
-@dataclass(frozen=True)
-class ListedWebhook:
-    """A webhook in a list."""
-
-    job_id: str
-    url: str
-    """Without its query."""
-    created_at: datetime
-    delivery: Delivery
-
-
-@dataclass(frozen=True)
-class WebhookPage:
-    webhooks: tuple[ListedWebhook, ...]
-    cursor: str | None
-
-
 class Webhooks:
     """Operations on webhooks that have not been delivered."""
 
@@ -133,21 +116,21 @@ class Webhooks:
 
     def list_page(
         self, state: ListedState, limit: int, cursor: str | None, owner: str | None = None
-    ) -> Operation[WebhookPage]:
+    ) -> Operation[WebhookListView]:
         """Those of the newest jobs first, optionally of one owner. The page begins after the id `cursor`."""
         index = f"{self._prefix}{state}" if owner is None else f"{self._prefix}{state}:{owner}"
 
-        def decode(reply: list[list[str]]) -> WebhookPage:
+        def decode(reply: list[list[str]]) -> WebhookListView:
             cursor, *rows = reply
-            return WebhookPage(tuple(_listing(row, state) for row in rows), str(cursor) or None)
+            return WebhookListView(webhooks=[_listing(row, state) for row in rows], cursor=str(cursor) or None)
 
         return Operation("webhooks/list", [index], [self._prefix, cursor or "", limit], decode)
 
-    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[ListedWebhook | None]:
+    def redeliver(self, webhook_id: str, owner: str | None = None) -> Operation[KeptWebhookView | None]:
         """Send a dead or pending webhook now; None for an unknown one, and for one of another owner than `owner`."""
         keys = [self._keys.record(webhook_id.partition("_")[0])]
 
-        def decode(row: list[str] | None) -> ListedWebhook | None:
+        def decode(row: list[str] | None) -> KeptWebhookView | None:
             return _listing(row, DeliveryState.PENDING) if row else None
 
         return Operation(
@@ -175,10 +158,10 @@ def _webhook(row: list[str]) -> Webhook:
     )
 
 
-def _listing(row: list[str], state: ListedState) -> ListedWebhook:
+def _listing(row: list[str], state: ListedState) -> KeptWebhookView:
     webhook_id, event, at, attempts, status, error, tried, due, doc = row
     job = parse_job(doc, "")
-    delivery = Delivery(
+    return KeptWebhookView(
         id=webhook_id,
         event=WebhookEvent(event),
         state=state,
@@ -187,8 +170,10 @@ def _listing(row: list[str], state: ListedState) -> ListedWebhook:
         last_error=error or None,
         last_attempt_at=_moment(tried) if tried else None,
         next_attempt_at=_moment(due) if due else None,
+        job_id=job.id,
+        url=without_query(job.request.webhook_url or ""),
+        created_at=_moment(at),
     )
-    return ListedWebhook(job.id, without_query(job.request.webhook_url or ""), _moment(at), delivery)
 
 
 def _moment(milliseconds: str) -> datetime:

@@ -6,13 +6,14 @@ from enum import StrEnum
 
 from shared.jobs.types import Backend, FrozenModel
 from shared.models.catalogue import ModelEntry
-from shared.observability.counters import EVICTIONS, LOAD, Count
+from shared.observability.counters import EVICTIONS, LOAD
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 
 #: How many changed entries one reading returns.
 READ_LIMIT = 500
-#: A source whose last publication is older has no living worker; it counts while no other one has.
+#: Models are published by sources, one for each machine and its folders. One whose last publication is older has no
+#: living worker; it counts while no other one has.
 SOURCE_LIFETIME_MS = 30_000
 #: Accepted jobs wait so long for a source that has their model: its machine may start again.
 SOURCE_RETURN_MS = 3_600_000
@@ -32,22 +33,6 @@ class ModelAction(StrEnum):
 class ModelCommand(FrozenModel):
     action: ModelAction
     model: str
-
-
-@dataclass(frozen=True)
-class ModelSources:
-    """Where the models of a backend are published: one source for each machine and its folders."""
-
-    versions: dict[str, int]
-    """The version of each source that counts, by its name."""
-
-    @classmethod
-    def parse(cls, flat: Sequence[str], now_ms: int) -> "ModelSources":
-        """Sources of living workers, else the one that was published last."""
-        found = {name: tuple(map(int, text.split())) for name, text in zip(flat[::2], flat[1::2], strict=True)}
-        latest = max((at for _, at in found.values()), default=0)
-        oldest = min(latest, now_ms - SOURCE_LIFETIME_MS)
-        return cls({name: version for name, (version, at) in found.items() if at >= oldest})
 
 
 @dataclass(frozen=True)
@@ -102,16 +87,17 @@ class ModelRecords:
 
     def record_load(self, backend: Backend, model: str, milliseconds: int, size_bytes: int) -> Operation[bool]:
         """Learn how long loading takes and how much memory the model needs."""
-        args: list[Argument] = [model, milliseconds, size_bytes, *_flat(LOAD.observe(backend, milliseconds))]
+        args: list[Argument] = [model, milliseconds, size_bytes]
+        args += [part for count in LOAD.observe(backend, milliseconds) for part in count]
         return Operation("models/record_load", [self._keys.load_stats(backend), self._keys.counts], args, bool)
 
     def read_size(self, backend: Backend, model: str) -> Operation[int | None]:
         """The memory that a model took when it was loaded last, in bytes; None if unknown."""
         keys = [self._keys.load_stats(backend)]
-        return Operation("models/read_size", keys, [model], lambda reply: int(reply) or None)
+        return Operation("commands/run", keys, ["HGET", f"bytes {model}"], lambda reply: int(reply or 0) or None)
 
     def count_eviction(self, backend: Backend) -> Operation[bool]:
-        return Operation("models/count", [self._keys.counts], _flat([EVICTIONS.increment(backend)]), bool)
+        return Operation("commands/run", [self._keys.counts], ["HINCRBY", *EVICTIONS.increment(backend)], bool)
 
     def begin_load(self, backend: Backend, model: str, revision: str, worker: str) -> Operation[bool]:
         """False if loading it has ended MAX_LOST_LOADS processes. Call `end_load` whatever else comes of it."""
@@ -119,7 +105,8 @@ class ModelRecords:
         return Operation("models/begin_load", keys, [worker, MAX_LOST_LOADS, LOST_LOAD_MS], bool)
 
     def end_load(self, backend: Backend, model: str, revision: str) -> Operation[bool]:
-        return Operation("models/end_load", [self._keys.unfinished_loads(backend, model, revision)], [], bool)
+        """Loads that were lost before no longer count, whether this one succeeded or not."""
+        return Operation("commands/run", [self._keys.unfinished_loads(backend, model, revision)], ["DEL"], bool)
 
     def send_command(self, workers: Iterable[str], command: ModelCommand) -> Operation[int]:
         """Ask workers, by their ids, to load or unload a model."""
@@ -139,11 +126,16 @@ class ModelRecords:
 
     def pin(self, backend: Backend, model: str, *, pinned: bool) -> Operation[bool]:
         """Keep a model in the memory of every worker that has it, or end that."""
-        return Operation("models/pin", [self._keys.pinned_models(backend)], [model, "1" if pinned else ""], bool)
+        name = "SADD" if pinned else "SREM"
+        return Operation("commands/run", [self._keys.pinned_models(backend)], [name, model], bool)
 
     def _source(self, backend: Backend, source: str) -> list[str]:
         return [self._keys.model_entries(backend, source), self._keys.model_versions(backend, source)]
 
 
-def _flat(counts: Iterable[Count]) -> list[Argument]:
-    return [part for count in counts for part in count]
+def source_versions(flat: Sequence[str], now_ms: int) -> dict[str, int]:
+    """The versions of the sources of living workers, by their names; else of the one that was published last."""
+    found = {name: tuple(map(int, text.split())) for name, text in zip(flat[::2], flat[1::2], strict=True)}
+    latest = max((at for _, at in found.values()), default=0)
+    oldest = min(latest, now_ms - SOURCE_LIFETIME_MS)
+    return {name: version for name, (version, at) in found.items() if at >= oldest}

@@ -15,7 +15,7 @@ from shared.models.capabilities import Capabilities
 from shared.redis.keys import Keys
 from shared.redis.store import Argument, Operation
 from shared.workers.devices import DeviceMemory
-from shared.workers.models import ModelSources
+from shared.workers.models import source_versions
 
 HEARTBEAT_SECONDS = 4.0
 #: A record survives two missed heartbeats.
@@ -106,7 +106,8 @@ class Fleet:
     """Why the last worker of a backend failed to start, until one is ready."""
     load_ms: dict[Backend, dict[str, int]] = field(default_factory=dict)
     """Recent milliseconds of loading each model."""
-    model_sources: dict[Backend, ModelSources] = field(default_factory=dict)
+    model_sources: dict[Backend, dict[str, int]] = field(default_factory=dict)
+    """Versions of what is published about models, by source."""
     pinned_models: dict[Backend, frozenset[str]] = field(default_factory=dict)
     remaining_ms: Mapping[str, Sequence[int]] = field(default_factory=dict)
     """How long the running jobs of each worker still need, by its id."""
@@ -205,7 +206,7 @@ def _fleet(reply: tuple[list[str], list[list[Any]], int, list[Any]]) -> Fleet:
         store_ms=store_ms,
         start_failures={backend: row[3] for backend, row in known.items() if row[3]},
         load_ms={backend: _load_ms(row[4]) for backend, row in known.items()},
-        model_sources={backend: ModelSources.parse(row[5], store_ms) for backend, row in known.items()},
+        model_sources={backend: source_versions(row[5], store_ms) for backend, row in known.items()},
         pinned_models={backend: frozenset(row[6]) for backend, row in known.items()},
         remaining_ms=remaining_ms,
     )

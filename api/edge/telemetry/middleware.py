@@ -24,9 +24,6 @@ class RequestTelemetry:
         self._log = log
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
         start, has_started = time.perf_counter(), False
 
         async def observe(message: Message) -> None:

@@ -8,10 +8,9 @@ from typing import Any
 from fastapi import Request
 
 from api.field_errors import invalid_field
-from api.intake.json_body import MAX_VALUES, body_chunks, is_small, parse_body, read_json, require_json
-from api.intake.json_request import decode_image
-from api.intake.json_uploads import JsonUploadReader
-from api.intake.uploads import RequestUploads, UploadStore, UploadWriter
+from api.intake.json_body import require_json
+from api.intake.json_request import read_body, written_image
+from api.intake.uploads import UploadStore, UploadWriter
 from shared.errors import InvalidRequest
 
 
@@ -28,25 +27,13 @@ def find_image(body: dict[str, Any]) -> list[ImageText]:
     return [ImageText(body.get("image"), "/image")]
 
 
-@dataclass(frozen=True)
-class SeparateImage:
-    """A stored image, which has request uploads of its own."""
-
-    file: UploadWriter
-    reference: str
-
-    @property
-    def uploads(self) -> RequestUploads:
-        return self.file.uploads
-
-
 async def read_separate_images(
     http: Request,
     store: UploadStore,
     exits: AsyncExitStack,
     find: Callable[[dict[str, Any]], Sequence[ImageText]],
-) -> tuple[dict[str, Any], list[SeparateImage]]:
-    """The body, and its images, which `exits` removes unless a job has them by then.
+) -> tuple[dict[str, Any], list[UploadWriter]]:
+    """The body, and its stored images, which `exits` removes unless a job has them by then.
 
     Raises UnsupportedMediaType, InvalidRequest, InvalidImage, PayloadTooLarge, StorageFull and StorageUnavailable.
     """
@@ -54,32 +41,16 @@ async def read_separate_images(
 
     async def start() -> UploadWriter:
         uploads = await exits.enter_async_context(store.open_request())
-        return await uploads.start(exits)
+        return await uploads.start()
 
-    reader = JsonUploadReader(start, MAX_VALUES)
-    if is_small(http):
-        body = await read_json(http)
-    else:
-        body = parse_body(await reader.read(body_chunks(http)), is_original=not reader.uploads)
+    body, started = await read_body(http, start)
     if not isinstance(body, dict):
         raise InvalidRequest("The body must be a JSON object.")
     images = []
     for image in find(body):
-        writer = await _written(image, reader, start, store.max_bytes)
-        images.append(SeparateImage(writer, await writer.finish(image.pointer)))
+        if not isinstance(image.text, str):
+            raise invalid_field(image.pointer, "must be an image as base64")
+        upload = await written_image(image.text, image.pointer, started, start, store.max_bytes)
+        await upload.finish(image.pointer)
+        images.append(upload)
     return body, images
-
-
-async def _written(
-    image: ImageText, reader: JsonUploadReader[UploadWriter], start: Callable[[], Any], max_bytes: int
-) -> UploadWriter:
-    if not isinstance(image.text, str):
-        raise invalid_field(image.pointer, "must be an image as base64")
-    decoder = reader.uploads.get(image.text)
-    if decoder is None:
-        writer: UploadWriter = await start()
-        await writer.write(decode_image(image.text, image.pointer, max_bytes))
-        return writer
-    if decoder.error:
-        raise invalid_field(image.pointer, decoder.error)
-    return decoder.target

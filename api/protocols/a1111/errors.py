@@ -1,6 +1,5 @@
 """Errors as the clients of AUTOMATIC1111's web UI read them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -23,4 +22,4 @@ SCHEMA: Mapping[str, Any] = {
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
     """Some clients show `detail`, others `errors`."""
     body = {"error": problem.code, "detail": problem.detail, "body": "", "errors": problem.detail}
-    return RenderedError(problem.status, json.dumps({**body, "retryable": problem.retryable}).encode())
+    return RenderedError(problem.status, {**body, "retryable": problem.retryable})

@@ -10,15 +10,17 @@ from fastapi.responses import StreamingResponse
 from api.delivery.waiting import wait_for_result
 from api.field_errors import invalid_field, validate
 from api.intake.idempotency import IdempotencyDep, IdempotencyScope
-from api.intake.images.enlarging import Enlargement
-from api.intake.images.separate_images import ImageText, SeparateImage, find_image, read_separate_images
+from api.intake.images.separate_images import ImageText, find_image, read_separate_images
 from api.intake.openapi_bodies import model_request_body
-from api.intake.submissions import Translation
+from api.intake.submissions import ENLARGEMENT, Submission, Translation
+from api.intake.uploads import UploadWriter
 from api.problems import failed_job_response
 from api.protocols.a1111.wire import ExtrasBody
 from api.services import Services, ServicesDep
 from shared.jobs.job import Image, Job
-from shared.jobs.types import ApiProtocol
+from shared.jobs.requests import MAX_SIDE, MIN_SIDE, GenerationRequest
+from shared.jobs.types import ApiProtocol, ResizeMode
+from shared.models.capabilities import RequestLimits, Size
 
 router = APIRouter(prefix="/sdapi/v1")
 
@@ -57,18 +59,20 @@ async def _answer(
     services: Services,
     scope: IdempotencyScope,
     body: ExtrasBody,
-    images: Sequence[SeparateImage],
+    images: Sequence[UploadWriter],
     before: str,
     after: str,
 ) -> Response:
     upscalers = (await services.models()).upscalers
-    enlargement, warnings = _enlargement(body, upscalers), _warnings(body, upscalers)
+    upscaler = body.upscaler_1 if body.upscaler_1 in upscalers else None
+    warnings = _warnings(body, upscalers)
     enlarged = list[tuple[Job, Image]]()
     for number, image in enumerate(images):
-        submission = enlargement.submission(image, services.limits, ApiProtocol.A1111, warnings, "/upscaling_resize")
+        request = _request(body, upscaler, image, services.limits)
         # Each image is a request of its own, which a repeated call finds again.
         own_scope = replace(scope, key=f"{scope.key} {number}") if scope.key and number else scope
-        job = (await wait_for_result(http, services, submission, own_scope)).job
+        submission = Submission(http, services, own_scope, request, image.uploads, ApiProtocol.A1111, warnings)
+        job = (await wait_for_result(submission)).job
         if job.error is not None:
             return failed_job_response(job.error, {"X-Job-Id": job.id})
         enlarged.append((job, (await services.inline_images.required(job))[0]))
@@ -77,12 +81,34 @@ async def _answer(
     return StreamingResponse(text, media_type="application/json", headers=headers)
 
 
-def _enlargement(body: ExtrasBody, upscalers: Collection[str]) -> Enlargement:
-    """Without an upscaler, a factor has no effect there."""
-    box = (body.upscaling_resize_w, body.upscaling_resize_h) if body.resize_mode == 1 else None
-    factor = 1.0 if body.upscaler_1 in ("", "None") else body.upscaling_resize
-    upscaler = body.upscaler_1 if body.upscaler_1 in upscalers else None
-    return Enlargement(factor, box, body.upscaling_crop, upscaler)
+def _request(body: ExtrasBody, upscaler: str | None, image: UploadWriter, limits: RequestLimits) -> GenerationRequest:
+    """`upscaler` is None for the Lanczos filter. Raises InvalidRequest."""
+    request = GenerationRequest(prompt=ENLARGEMENT, image=(image.reference,))
+    width, height = _size(body, image.uploads.first_image_size(request) or (1, 1))
+    if max(width, height) > MAX_SIDE or width * height > limits.max_pixels:
+        detail = f"would make an image of {width}x{height}; at most {limits.max_pixels} pixels are allowed"
+        raise invalid_field("/upscaling_resize", detail)
+    fields: dict[str, object]
+    if upscaler is None:
+        fields = {"resize_only": True, "output_width": width, "output_height": height}
+    else:
+        fields = {"model": upscaler, "width": width, "height": height}
+    if body.resize_mode == 1 and body.upscaling_crop:
+        fields["resize_mode"] = ResizeMode.CROP
+    return request.model_copy(update=fields)
+
+
+def _size(body: ExtrasBody, given: Size) -> Size:
+    """The image covers the box, if there is one, and is cropped to it or not."""
+    box = body.upscaling_resize_w, body.upscaling_resize_h
+    if body.resize_mode != 1:
+        # Without an upscaler, a factor has no effect there.
+        factor = 1.0 if body.upscaler_1 in ("", "None") else body.upscaling_resize
+    elif body.upscaling_crop:
+        return box
+    else:
+        factor = max(box[0] / given[0], box[1] / given[1])
+    return max(MIN_SIDE, round(given[0] * factor)), max(MIN_SIDE, round(given[1] * factor))
 
 
 def _warnings(body: ExtrasBody, upscalers: Collection[str]) -> tuple[str, ...]:

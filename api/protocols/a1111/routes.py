@@ -49,9 +49,9 @@ async def _generate(
     session = await services.store.run(services.sessions.read(client_id))
     checkpoints = await Checkpoints.read(services)
     call = GenerationCall(body_type, checkpoints, session.model, services.limits)
-    async with translated_submission(http, services, ApiProtocol.A1111, call.translate) as submission:
+    async with translated_submission(http, services, scope, ApiProtocol.A1111, call.translate) as submission:
         on_accepted = partial(services.live_jobs.started, client_id)
-        snapshot = await wait_for_result(http, services, submission, scope, on_accepted)
+        snapshot = await wait_for_result(submission, on_accepted)
     return await images_response(services, http, snapshot, call.body)
 
 
@@ -115,6 +115,6 @@ async def show_image_texts(http: Request, services: ServicesDep, _: CallerDep) -
     """The texts in a PNG, JPEG or WebP, also of other tools, and the settings that they hold."""
     async with AsyncExitStack() as exits:
         _body, (image,) = await read_separate_images(http, services.uploads, exits, find_image)
-        texts = await asyncio.to_thread(image.file.file.read_texts)
+        texts = await asyncio.to_thread(image.file.read_texts)
     text = texts.pop(PARAMETERS, "")
     return {"info": text, "items": texts, "parameters": parse_infotext(text)}

@@ -1,6 +1,7 @@
 """Translates bodies of the web UI's API into the fields of a request."""
 
 from collections.abc import Iterator
+from math import sqrt
 from typing import Any, Generic, TypeVar
 
 from api.field_errors import invalid_field, validate
@@ -9,11 +10,15 @@ from api.protocols.a1111.checkpoints import Checkpoint, Checkpoints
 from api.protocols.a1111.wire import GenerationBody, ImageToImageBody, TextToImageBody
 from shared.errors import ModelNotFound
 from shared.jobs.types import MaskMode, PromptSyntax
-from shared.jobs.web_ui.enlarging import MIN_STRENGTH, HiresFix
+from shared.jobs.web_ui.changing_prompts import unchanging
 from shared.jobs.web_ui.image_choices import INPUT_STRENGTH, MASK_FILLS, RESIZE_MODES, choose
-from shared.jobs.web_ui.prompts import prompt_fields
+from shared.jobs.web_ui.prompt_tags import extract_loras
 from shared.jobs.web_ui.samplers import choose_scheduler
 from shared.models.capabilities import Capabilities, RequestLimits
+
+#: The web UI's defaults of its second pass (hires fix), and the limits of requests.
+HIRES_SCALE, HIRES_STRENGTH = 2.0, 0.7
+MIN_SCALE, MAX_SCALE, MIN_STRENGTH = 1.0, 4.0, 0.01
 
 _NO_CHOICE, _SAME = "this service does not support it", "the second pass is like the first"
 #: Our fields by the ones that set them.
@@ -81,16 +86,22 @@ class GenerationCall(Generic[B]):
 
     def _set_prompts(self, translation: Translation, capabilities: Capabilities | None) -> None:
         body, offered = self.body, capabilities.loras if capabilities else ()
-        translation.add(*prompt_fields(body.prompt, body.negative_prompt, body.steps, offered))
+        text, loras, warnings = extract_loras(body.prompt, offered)
+        text, changes = unchanging(text, body.steps)
+        negative, other_changes = unchanging(body.negative_prompt, body.steps)
+        # An empty prompt is a prompt there.
+        fields = {"prompt": text or " ", "negative_prompt": negative, "loras": loras}
+        translation.fields.update({name: value for name, value in fields.items() if value})
+        translation.warnings.extend(dict.fromkeys((*warnings, *changes, *other_changes)))
 
     def _set_scheduler(self, translation: Translation, capabilities: Capabilities | None) -> None:
         if capabilities is None or "scheduler" in capabilities.ignored:
             return
         sampler = self.body.sampler_name or self.body.sampler_index
-        chosen = choose_scheduler(sampler, self.body.scheduler, capabilities.schedulers)
-        if chosen.scheduler is not None:
-            translation.fields["scheduler"] = chosen.scheduler
-        translation.warnings.extend(chosen.warnings)
+        scheduler, warnings = choose_scheduler(sampler, self.body.scheduler, capabilities.schedulers)
+        if scheduler is not None:
+            translation.fields["scheduler"] = scheduler
+        translation.warnings.extend(warnings)
 
     def _numbers(self) -> Iterator[tuple[str, Any]]:
         body, settings = self.body, self.body.override_settings
@@ -112,10 +123,19 @@ def set_second_pass(
     if not body.enable_hr:
         return
     native = (capabilities.width, capabilities.height) if capabilities else (512, 512)
-    width, height = body.width or native[0], body.height or native[1]
-    resize = body.hr_resize_x or 0, body.hr_resize_y or 0
-    hires = HiresFix(body.hr_scale, resize, body.denoising_strength, body.hr_second_pass_steps)
-    translation.add(*hires.fields((width, height), limits.max_pixels))
+    width, height = max(1, body.width or native[0]), max(1, body.height or native[1])
+    # A target size takes precedence over the scale; a side of 0 follows from the other.
+    resize = max((body.hr_resize_x or 0) / width, (body.hr_resize_y or 0) / height)
+    wanted = resize or body.hr_scale or HIRES_SCALE
+    scale = max(MIN_SCALE, min(wanted, MAX_SCALE, sqrt(limits.max_pixels / (width * height))))
+    if scale != wanted:
+        translation.warnings.append(f"the image is enlarged {scale:.3g} times, not {wanted:.3g} times")
+    strength = HIRES_STRENGTH if body.denoising_strength is None else body.denoising_strength
+    second: dict[str, Any] = {"scale": scale, "strength": max(MIN_STRENGTH, strength)}
+    if body.hr_second_pass_steps:
+        second["num_inference_steps"] = body.hr_second_pass_steps
+    fields = {"second_pass": second, "output_width": int(width * scale), "output_height": int(height * scale)}
+    translation.fields.update(fields)
 
 
 def set_images(translation: Translation, body: ImageToImageBody) -> None:

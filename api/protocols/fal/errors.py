@@ -1,6 +1,5 @@
 """Errors as the clients of fal read them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,4 +21,4 @@ def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:
     body = {"detail": problem.detail, "error_type": problem.code, "retryable": problem.retryable}
     # Without this header, clients take some errors for those of a proxy.
     added = {"x-fal-request-id": headers.get("x-job-id", "none")}
-    return RenderedError(problem.status, json.dumps(body).encode(), added)
+    return RenderedError(problem.status, body, added)

@@ -69,8 +69,8 @@ async def cancel(http: Request, services: ServicesDep, caller: CallerDep, _model
 async def run(http: Request, services: ServicesDep, idempotency: IdempotencyDep, model: str) -> Response:
     """Make images and wait for them."""
     to_fields = partial(translate, await ModelNames.read(services), model)
-    async with translated_submission(http, services, ApiProtocol.FAL, to_fields) as submission:
-        snapshot = await wait_for_result(http, services, submission, idempotency)
+    async with translated_submission(http, services, idempotency, ApiProtocol.FAL, to_fields) as submission:
+        snapshot = await wait_for_result(submission)
     return await _result(services, http, snapshot)
 
 
@@ -84,8 +84,8 @@ async def submit(
 ) -> Response:
     """Put a request into the queue."""
     to_fields = partial(translate, await ModelNames.read(services), model, webhook=fal_webhook)
-    async with translated_submission(http, services, ApiProtocol.FAL, to_fields) as submission:
-        snapshot = await submit_and_wait(http, services, submission, idempotency, 0)
+    async with translated_submission(http, services, idempotency, ApiProtocol.FAL, to_fields) as submission:
+        snapshot = await submit_and_wait(submission, 0)
     job_id = snapshot.job.id
     handle = {**_handle(services, http, job_id, model), **_status(snapshot)}
     return JSONResponse(handle, headers={"X-Job-Id": job_id, "x-fal-request-id": job_id})

@@ -11,7 +11,7 @@ from shared.protocols.replicate import model_name
 
 #: Our fields by the names that fal's models have for them.
 _NAMES = {"image_url": "image", "image_urls": "image", "mask_url": "mask"}
-_READ = frozenset({"image_size", "enable_safety_checker", "sync_mode", "acceleration", *_NAMES})
+_READ = frozenset({"image_size", "enable_safety_checker", "sync_mode", "acceleration"})
 #: The sizes that have a name, as fal's models list them.
 _SIZES = {
     "square_hd": (1024, 1024),
@@ -25,23 +25,18 @@ _SIZES = {
 
 def translate(names: ModelNames, model: str, body: dict[str, Any], webhook: str | None = None) -> Translation:
     """`model` is the one in the path of the call. Raises InvalidRequest."""
-    inputs = {name: value for name, value in body.items() if value is not None}
-    translation = Translation.of_known(inputs, _READ)
+    translation = Translation.of(body, _READ, _NAMES)
     fields = translation.fields
-    translation.rename(inputs, _NAMES)
     translation.names["webhook_url"] = "fal_webhook"
     if fields.get("image"):
         fields.setdefault("prompt", VARIATION)
-    fields |= names.fields(model_name(model))
-    fields |= _size(inputs)
-    fields |= _loras(inputs)
-    fields.setdefault("fit_size", True)
+    fields |= {**names.fields(model_name(model)), **_size(body), **_loras(body)}
     if webhook:
         fields |= {"webhook_url": webhook, "webhook_events": list(FINAL_EVENTS)}
     checker = "the operator chooses the safety checker"
-    translation.ignore("enable_safety_checker", inputs.get("enable_safety_checker"), True, reason=checker)
-    translation.ignore("sync_mode", inputs.get("sync_mode"), False, reason="results have links to the images")
-    translation.ignore("acceleration", inputs.get("acceleration"), "none", reason="the operator chooses it")
+    translation.ignore("enable_safety_checker", body.get("enable_safety_checker"), True, reason=checker)
+    translation.ignore("sync_mode", body.get("sync_mode"), False, reason="results have links to the images")
+    translation.ignore("acceleration", body.get("acceleration"), "none", reason="the operator chooses it")
     return translation
 
 

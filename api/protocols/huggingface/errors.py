@@ -1,6 +1,5 @@
 """Errors as the clients of Hugging Face read them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,4 +21,4 @@ def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
     body = {"error": problem.detail, "code": problem.code, "retryable": problem.retryable}
     # A header is one line of Latin-1.
     message = " ".join(problem.detail.split()).encode("ascii", "replace").decode()
-    return RenderedError(status_elsewhere(problem), json.dumps(body).encode(), {"X-Error-Message": message})
+    return RenderedError(status_elsewhere(problem), body, {"X-Error-Message": message})

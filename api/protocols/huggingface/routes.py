@@ -17,7 +17,8 @@ from api.protocols.model_names import ModelNames
 from api.services import Services, ServicesDep
 from shared.errors import ModelLoading
 from shared.jobs.requests import GenerationRequest
-from shared.jobs.types import ApiProtocol
+from shared.jobs.types import ApiProtocol, Backend
+from shared.models.catalogue import ModelState
 
 router = APIRouter()
 
@@ -48,21 +49,22 @@ async def infer(
     def to_fields(body: dict[str, Any]) -> Any:
         return translate(body, chosen)
 
-    async with translated_submission(http, services, ApiProtocol.HUGGINGFACE, to_fields, "inputs") as submission:
+    async with translated_submission(
+        http, services, idempotency, ApiProtocol.HUGGINGFACE, to_fields, "inputs"
+    ) as submission:
         _, request = negotiate(accept, submission.request)
         if x_wait_for_model.strip().lower() in ("false", "0"):
             await _require_loaded(services, request)
-        snapshot = await wait_for_result(http, services, replace(submission, request=request), idempotency)
+        snapshot = await wait_for_result(replace(submission, request=request))
     return await result_response(services, http, snapshot, as_image=True)
 
 
 async def _require_loaded(services: Services, request: GenerationRequest) -> None:
-    """Raises ModelLoading, and all that choosing a model raises."""
+    """Load the model, and raise ModelLoading, if no worker has it. Raises also all that choosing a model raises."""
     models = await services.models()
     choice = models.choose(request)
-    try:
-        choice.require_loaded()
-    except ModelLoading:
-        if choice.entry is not None:
-            await start_load(services.store, models, models.find(choice.entry.name))
-        raise
+    if choice.state is ModelState.LOADED or choice.backend is Backend.FLUX_API:
+        return
+    if choice.entry is not None:
+        await start_load(services.store, models, models.find(choice.entry.name))
+    raise ModelLoading

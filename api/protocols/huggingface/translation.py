@@ -18,26 +18,24 @@ def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
     parameters = body.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise invalid_field("/parameters", "must be an object")
-    parameters = {name: value for name, value in parameters.items() if value is not None}
-    translation = Translation.of_known(parameters, _READ)
-    fields = translation.fields
+    translation = Translation.of(parameters, _READ)
+    fields, prompt = translation.fields, parameters.get("prompt")
     # The address says which.
     fields.pop("model", None)
-    fields |= {**model, **_inputs(body.get("inputs"), parameters), **_size(parameters)}
-    if "prompt" not in parameters:
+    fields |= {**model, **_inputs(body.get("inputs"), prompt), **_size(parameters)}
+    if prompt is None:
         translation.names["prompt"] = "inputs"
-    fields.setdefault("fit_size", True)
     return translation
 
 
-def _inputs(inputs: object, parameters: dict[str, Any]) -> dict[str, Any]:
+def _inputs(inputs: object, prompt: object) -> dict[str, Any]:
     """A prompt, or an image with the prompt among the parameters."""
     if inputs is None:
         raise invalid_field("/inputs", "is missing")
     # Of a long text, this is what stands for it (see JsonUploadReader).
     is_image = isinstance(inputs, str) and (_IMAGE.match(inputs) is not None or inputs.endswith(PADDING))
-    if "prompt" in parameters or is_image or isinstance(inputs, list):
-        return {"image": inputs, "prompt": parameters.get("prompt", VARIATION)}
+    if prompt is not None or is_image or isinstance(inputs, list):
+        return {"image": inputs, "prompt": VARIATION if prompt is None else prompt}
     return {"prompt": inputs}
 
 

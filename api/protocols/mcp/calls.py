@@ -3,21 +3,20 @@
 import asyncio
 import json
 import re
-from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
 
-from api.delivery.events import job_events, retry_until_available
+from api.delivery.events import retry_until_available
 from api.delivery.image_files import read_chunks
 from api.delivery.waiting import submit
 from api.edge.authentication import Caller
 from api.field_errors import invalid_field
 from api.intake.admission import cancel_job
 from api.intake.idempotency import IdempotencyScope
-from api.intake.json_request import StartedUpload, request_from_fields
+from api.intake.json_request import StartedUploads, request_from_fields
 from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
@@ -39,8 +38,7 @@ class BodyImages:
     """The images of a message that are too long for its arguments."""
 
     uploads: RequestUploads
-    find: Callable[[str], StartedUpload | None]
-    """Finds an image by the placeholder in the arguments."""
+    started: StartedUploads
 
 
 @dataclass(frozen=True)
@@ -69,11 +67,11 @@ class Call:
         for name in ("image", "mask"):
             if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
                 fields[name] = await self._reuse(fields[name], name)
-        request = await request_from_fields(http, fields, images.uploads, images.find)
-        submission = Submission(request, images.uploads, ApiProtocol.MCP)
+        request = await request_from_fields(http, fields, images.uploads, images.started)
+        scope = IdempotencyScope(self.caller, None, None)
+        submission = Submission(http, services, scope, request, images.uploads, ApiProtocol.MCP)
         with ExitStack() as listeners:
-            scope = IdempotencyScope(self.caller, None, None)
-            submitted = await submit(http, services, submission, scope, listeners)
+            submitted = await submit(submission, listeners)
             return await self._follow(submitted.job_id, WAIT_SECONDS)
 
     async def wait(self, job_id: str, seconds: int) -> JobSnapshot:
@@ -93,7 +91,7 @@ class Call:
         services = self.services
         with services.event_hub.listen(job_id) as listener, suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                async for event in job_events(services.store, services.jobs, listener, job_id, ""):
+                async for event in listener.events():
                     if event is not None:
                         await self._report(event)
         return await retry_until_available(lambda: services.read_job(job_id))

@@ -1,6 +1,7 @@
 """The route /mcp. The SDK is imported for the first client only: it takes 25 MB and 0.4 s of CPU time."""
 
 import asyncio
+import math
 from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
@@ -9,8 +10,9 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from api.edge.authentication import require_caller
-from api.intake.json_body import MAX_VALUES, body_chunks, media_type
+from api.intake.json_body import body_chunks, media_type
 from api.intake.json_uploads import JsonUploadReader
+from api.models.cached_read import CachedRead
 from api.protocols.mcp.calls import BodyImages
 from api.services import Services
 from shared.errors import UnsupportedMediaType
@@ -26,7 +28,8 @@ class McpEndpoint:
 
     def __init__(self, services: Services) -> None:
         self._services = services
-        self._starting: asyncio.Task[StreamableHTTPSessionManager] | None = None
+        #: A start that failed, for example because too many files were open, is tried again.
+        self._manager = CachedRead(self._start, math.inf)
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -35,11 +38,7 @@ class McpEndpoint:
         http = Request(scope, receive)
         if scope["method"] == "POST" and media_type(http) != "application/json":
             raise UnsupportedMediaType
-        # A start that failed, for example because too many files were open, is tried again.
-        if self._starting is None or (self._starting.done() and self._starting.exception()):
-            self._starting = asyncio.create_task(self._start())
-        # A client that disconnects must not cancel the start for the others.
-        manager = await asyncio.shield(self._starting)
+        manager = await self._manager.get()
         async with AsyncExitStack() as exits:
             if scope["method"] == "POST":
                 receive = await self._without_images(http, exits)
@@ -54,9 +53,9 @@ class McpEndpoint:
         Raises InvalidRequest, PayloadTooLarge, StorageFull and StorageUnavailable.
         """
         uploads = await exits.enter_async_context(self._services.uploads.open_request())
-        reader = JsonUploadReader(lambda: uploads.start(exits), MAX_VALUES)
+        reader = JsonUploadReader(uploads.start)
         body = await reader.read(body_chunks(http))
-        http.state.body_images = BodyImages(uploads, reader.uploads.get)
+        http.state.body_images = BodyImages(uploads, reader.uploads)
         return _repeated(body, http.receive)
 
     async def close(self) -> None:

@@ -1,7 +1,5 @@
 """The MCP server and its tools. Importing this module loads the SDK."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Annotated, Any, Literal
 
 from fastapi.exceptions import RequestValidationError
@@ -42,7 +40,7 @@ _CANCEL = ToolAnnotations(read_only_hint=False, destructive_hint=True, idempoten
 
 
 class _Server(MCPServer[Any]):
-    """Tells the model of arguments that a tool does not have; the SDK ignores them."""
+    """Tells the model what is wrong, also of arguments that a tool does not have; the SDK ignores them."""
 
     async def call_tool(
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
@@ -57,8 +55,12 @@ class _Server(MCPServer[Any]):
         try:
             result = await super().call_tool(name, arguments, context)
         except ToolError as error:
-            if isinstance(error.__cause__, ValidationError):
-                raise ToolError(_text(request_error(error.__cause__))) from error.__cause__
+            cause = error.__cause__
+            if isinstance(cause, ValidationError):
+                raise ToolError(_text(request_error(cause))) from cause
+            # The SDK hides the text of all errors but its own.
+            if isinstance(cause, ImagegenError | RequestValidationError):
+                raise ToolError(f"Error executing tool {name}: {_text(cause)}") from cause
             raise
         if isinstance(result, CallToolResult) and unknown:
             text = f"Warning: this tool has no argument {', '.join(unknown[:MAX_UNKNOWN])}."
@@ -153,9 +155,8 @@ class _Tools:
         ] = "preview",
     ) -> CallToolResult:
         """Show one image of a finished job."""
-        with _tool_errors():
-            call = calls.Call.of(ctx, self._services)
-            return await results.image_result(call, await call.find(job_id), index, full=size == "full")
+        call = calls.Call.of(ctx, self._services)
+        return await results.image_result(call, await call.find(job_id), index, full=size == "full")
 
     async def wait_for_job(
         self,
@@ -164,35 +165,22 @@ class _Tools:
         seconds: Seconds = calls.WAIT_SECONDS,
     ) -> CallToolResult:
         """Wait for a job, and return its images once it has finished."""
-        with _tool_errors():
-            call = calls.Call.of(ctx, self._services)
-            return await results.job_result(call, await call.wait(job_id, seconds))
+        call = calls.Call.of(ctx, self._services)
+        return await results.job_result(call, await call.wait(job_id, seconds))
 
     async def cancel_job(self, ctx: Context[Any, Any], job_id: JobId) -> CallToolResult:
         """Cancel a queued job at once, or a running one at its next step."""
-        with _tool_errors():
-            call = calls.Call.of(ctx, self._services)
-            return await results.job_result(call, await call.cancel(job_id))
+        call = calls.Call.of(ctx, self._services)
+        return await results.job_result(call, await call.cancel(job_id))
 
     async def list_models(self) -> CallToolResult:
         """List the models, with what each can do and how it is best used."""
-        with _tool_errors():
-            return results.models_result(await self._services.models())
+        return results.models_result(await self._services.models())
 
     async def _generate(self, ctx: Context[Any, Any], fields: dict[str, Any]) -> CallToolResult:
-        with _tool_errors():
-            call = calls.Call.of(ctx, self._services)
-            given = {name: value for name, value in fields.items() if value is not None}
-            return await results.job_result(call, await call.generate(given))
-
-
-@contextmanager
-def _tool_errors() -> Iterator[None]:
-    """Turn our errors into results that the model reads; the SDK hides the text of all others."""
-    try:
-        yield
-    except (ImagegenError, RequestValidationError) as raised:
-        raise ToolError(_text(raised)) from raised
+        call = calls.Call.of(ctx, self._services)
+        given = {name: value for name, value in fields.items() if value is not None}
+        return await results.job_result(call, await call.generate(given))
 
 
 def _text(raised: ImagegenError | RequestValidationError) -> str:

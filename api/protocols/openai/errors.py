@@ -1,6 +1,5 @@
 """Errors as the clients of OpenAI read them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -46,4 +45,4 @@ def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:
         added["x-request-id"] = job_id
     # Clients of Replicate, which call the same paths below /v1/models, read `detail`.
     body = {"error": error_object(problem, job_id), "detail": problem.detail}
-    return RenderedError(status_elsewhere(problem), json.dumps(body).encode(), added)
+    return RenderedError(status_elsewhere(problem), body, added)

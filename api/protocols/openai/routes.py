@@ -70,11 +70,11 @@ async def _answer(
     http: Request, services: Services, scope: IdempotencyScope, exits: AsyncExitStack, kind: Call
 ) -> Response:
     call = ImageCall(kind, await ModelNames.read(services))
-    async with translated_submission(http, services, ApiProtocol.OPENAI, call.translate) as submission:
+    async with translated_submission(http, services, scope, ApiProtocol.OPENAI, call.translate) as submission:
         if not call.parameters.stream:
-            snapshot = await wait_for_result(http, services, submission, scope)
+            snapshot = await wait_for_result(submission)
             return await images_response(services, http, snapshot, call.parameters)
         exits.enter_context(services.stream_limit.slot(scope.caller.client_id))
-        submitted = await submit(http, services, submission, scope, exits)
+        submitted = await submit(submission, exits)
     headers = {"X-Job-Id": submitted.job_id, "x-request-id": submitted.job_id}
     return event_stream(JobStream(services, call, submitted).events(), headers)

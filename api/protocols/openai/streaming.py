@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Mapping
 from functools import partial
 from typing import Any
 
-from api.delivery.events import job_events, retry_until_available
+from api.delivery.events import retry_until_available
 from api.delivery.waiting import Submitted
 from api.problems import Problem, failed_job_problem, problem_of
 from api.protocols.openai.answers import description
@@ -39,8 +39,7 @@ class JobStream:
             yield self._error(problem_of(error))
 
     async def _events(self) -> AsyncIterator[bytes]:
-        services, submitted = self._services, self._submitted
-        async for event in job_events(services.store, services.jobs, submitted.listener, submitted.job_id, ""):
+        async for event in self._submitted.listener.events():
             if event is None:
                 yield HEARTBEAT
             elif event.type == "preview":
@@ -49,7 +48,7 @@ class JobStream:
                 async for part in self._completed():
                     yield part
                 return
-        raise NotFinished(submitted.job_id)
+        raise NotFinished(self._submitted.job_id)
 
     def _error(self, problem: Problem) -> bytes:
         return _event("error", {"error": error_object(problem, self._submitted.job_id)})

@@ -46,14 +46,13 @@ class ImageCall:
         # Clients send what their user left out as null, and forms send it as an empty text.
         body = {name: value for name, value in body.items() if value not in (None, "")}
         self.parameters = parameters = validate(ImageParameters, body)
-        translation = Translation.of_known(body, ImageParameters.model_fields.keys() | _READ)
+        translation = Translation.of(body, ImageParameters.model_fields.keys() | _READ)
         translation.names.update({ours: theirs for ours, theirs in _NAMES.items() if theirs in body})
         fields = translation.fields
         # It may be another name of a model.
         fields.pop("model", None)
         fields |= {**self._models.fields(parameters.model), **_images(body)}
         self._require_image(fields)
-        fields.setdefault("fit_size", True)
         fields.setdefault("response_format", ResponseFormat.B64_JSON)
         if (size := parameters.wanted_size) is not None:
             fields["width"], fields["height"] = size

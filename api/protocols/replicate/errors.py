@@ -1,6 +1,5 @@
 """Errors as the clients of Replicate read them."""
 
-import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,6 +23,4 @@ SCHEMA: Mapping[str, Any] = {
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:
     fields = [{"field": error.pointer, "description": error.detail} for error in problem.errors]
     body = {"title": problem.title, "detail": problem.detail, "status": problem.status, "code": problem.code}
-    return RenderedError(
-        problem.status, json.dumps({**body, "retryable": problem.retryable, "invalid_fields": fields}).encode()
-    )
+    return RenderedError(problem.status, {**body, "retryable": problem.retryable, "invalid_fields": fields})

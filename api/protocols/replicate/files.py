@@ -47,7 +47,7 @@ async def create_file(http: Request, services: ServicesDep, caller: CallerDep, e
     form = MultipartForm(http)
     async for part in form.parts():
         if part.name == "content":
-            upload = await uploads.start(exits)
+            upload = await uploads.start()
             async for chunk in form.data():
                 await upload.write(chunk)
                 upload.check_size("/content")

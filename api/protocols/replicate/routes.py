@@ -70,8 +70,8 @@ async def _create(
     to_fields = partial(translate, await ModelNames.read(services), path)
     waits = "wait" in prefer
     seconds = wait_seconds(prefer, MAX_WAIT_SECONDS) if waits else 0
-    async with translated_submission(http, services, ApiProtocol.REPLICATE, to_fields) as submission:
-        snapshot = await submit_and_wait(http, services, submission, scope, seconds)
+    async with translated_submission(http, services, scope, ApiProtocol.REPLICATE, to_fields) as submission:
+        snapshot = await submit_and_wait(submission, seconds)
     # Clients that wait take every other status for the end.
     return await prediction_response(services, http, snapshot, 201, pending="starting")
 

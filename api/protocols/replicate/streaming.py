@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 from fastapi.sse import format_sse_event
 
-from api.delivery.events import job_events, retry_until_available
+from api.delivery.events import retry_until_available
 from api.services import Services
 from shared.access.links import Links
 from shared.jobs.job import Progress
@@ -20,7 +20,7 @@ _END = "end"
 async def prediction_events(services: Services, job_id: str, links: Links) -> AsyncIterator[bytes]:
     """The events of a job until it ends."""
     with services.event_hub.listen(job_id) as listener:
-        async for event in job_events(services.store, services.jobs, listener, job_id, ""):
+        async for event in listener.events():
             if event is None:
                 yield format_sse_event(comment="ping")
             elif event.type == "progress":

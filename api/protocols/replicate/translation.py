@@ -22,7 +22,7 @@ _NAMES = {
     "image_input": "image",
     "image_prompt": "image",
 }
-_READ = frozenset({"aspect_ratio", *_NAMES})
+_READ = frozenset({"aspect_ratio"})
 _EVENTS = {
     "start": (WebhookEvent.STARTED,),
     "output": (WebhookEvent.SUCCEEDED,),
@@ -38,15 +38,13 @@ def translate(names: ModelNames, path: str | None, body: dict[str, Any]) -> Tran
     if not isinstance(inputs, dict):
         raise invalid_field("/input", "is missing" if inputs is None else "must be an object")
     inputs = _with_sides({name: value for name, value in inputs.items() if value is not None})
-    translation = Translation.of_known(inputs, _READ)
+    translation = Translation.of(inputs, _READ, _NAMES)
     fields = translation.fields
-    translation.rename(inputs, _NAMES)
     translation.names.update({"webhook_url": "webhook", "webhook_events": "webhook_events_filter"})
     fields |= names.fields(model_name(path) if path is not None else _model_of(body.get("version"), names.models))
     if fields.get("output_format") == "jpg":
         fields["output_format"] = "jpeg"
     fields |= _size(inputs, fields, names.models)
-    fields.setdefault("fit_size", True)
     fields |= _webhook(body)
     return translation
 

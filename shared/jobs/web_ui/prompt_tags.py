@@ -3,27 +3,14 @@
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from shared.jobs.requests import MAX_LORAS
 
+#: `<lora:name:scale>`
 _NETWORK = re.compile(r"<(lora|lyco|hypernet):([^<>:]{1,200})(?::([^<>]{0,100}))?>", re.IGNORECASE)
 #: The scales that requests may have.
 MIN_SCALE, MAX_SCALE = -2.0, 2.0
-
-
-@dataclass(frozen=True)
-class NetworkTag:
-    """`<lora:name:scale>`"""
-
-    kind: str
-    name: str
-    scale: float
-
-    @classmethod
-    def of(cls, match: re.Match[str]) -> "NetworkTag":
-        return cls(match[1].lower(), match[2].strip(), _scale(match[3] or ""))
 
 
 def _scale(text: str) -> float:
@@ -39,15 +26,16 @@ def _scale(text: str) -> float:
 
 def extract_loras(prompt: str, offered: Sequence[str]) -> tuple[str, list[dict[str, Any]], list[str]]:
     """The prompt without tags, the LoRAs that it names, and warnings about those that cannot be used."""
-    tags = [NetworkTag.of(match) for match in _NETWORK.finditer(prompt)]
+    tags = _NETWORK.findall(prompt)
     scales, warnings = dict[str, float](), list[str]()
-    for tag in tags:
-        name = _offered_name(tag.name, offered) if tag.kind != "hypernet" else None
+    for kind, wanted, scale_text in tags:
+        name = _offered_name(wanted.strip(), offered) if kind.lower() != "hypernet" else None
         if name is None:
-            warnings.append(f"the {tag.kind} {tag.name!r} is left out: this model has none of this name")
+            warnings.append(f"the {kind.lower()} {wanted.strip()!r} is left out: this model has none of this name")
             continue
-        scales[name] = max(MIN_SCALE, min(tag.scale, MAX_SCALE))
-        if scales[name] != tag.scale:
+        scale = _scale(scale_text)
+        scales[name] = max(MIN_SCALE, min(scale, MAX_SCALE))
+        if scales[name] != scale:
             warnings.append(f"the scale of the LoRA {name} is limited to {scales[name]:g}")
     if len(scales) > MAX_LORAS:
         warnings.append(f"only the first {MAX_LORAS} LoRAs are used")

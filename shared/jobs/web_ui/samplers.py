@@ -39,33 +39,26 @@ SAMPLERS = (
 SCHEDULES: Mapping[str, str] = {"": AUTOMATIC, "karras": "Karras"}
 
 
-@dataclass(frozen=True)
-class ChosenScheduler:
-    scheduler: str | None
-    """None for the model's own."""
-    warnings: tuple[str, ...] = ()
-
-
-def choose_scheduler(sampler: str, schedule: str, offered: Collection[str]) -> ChosenScheduler:
+def choose_scheduler(sampler: str, schedule: str, offered: Collection[str]) -> tuple[str | None, list[str]]:
     """Our scheduler for a sampler by any of its names, also by the older ones that end in the schedule type.
 
-    `offered` are the schedulers of the model.
+    None for the model's own; also warnings. `offered` are the schedulers of the model.
     """
     name, suffix = _plain(sampler), _plain(schedule)
     if name.endswith("karras"):
         name, suffix = name.removesuffix("karras"), "karras"
     if not name or name == "automatic":
-        return ChosenScheduler(None)
+        return None, []
     found = _BY_NAME.get(name)
     chosen = None if found is None else _spaced(found, suffix, offered)
     if found is None or chosen is None:
-        return ChosenScheduler(None, (f"this service has no sampler {sampler[:64]!r}: the model's own is used",))
+        return None, [f"this service has no sampler {sampler[:64]!r}: the model's own is used"]
     warnings = []
     if name in map(_plain, found.nearest_to):
         warnings.append(f"this service has no sampler {sampler[:64]!r}: {found.name} is used")
     if suffix not in _KNOWN_SUFFIXES or (suffix == "karras" and not chosen.endswith("_karras")):
         warnings.append(f"{found.name} has no schedule type {schedule[:64]!r} here: its own is used")
-    return ChosenScheduler(chosen, tuple(warnings))
+    return chosen, warnings
 
 
 def sampler_of(scheduler: str) -> tuple[str, str]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from api.app import create_app
-from api.main import create_services
 from api.services import Services
 from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
@@ -65,6 +64,6 @@ def test_a_disconnected_caller_leaves_no_listener_and_its_job_goes_on(redis_url:
 
     async def limited() -> None:
         async with asyncio.timeout(20):
-            await call_and_disconnect(create_services(settings, Tracing()))
+            await call_and_disconnect(Services(settings, Tracing()))
 
     asyncio.run(limited())

@@ -13,7 +13,7 @@ import pytest
 import redis
 
 from api.delivery import events, feed
-from api.delivery.events import BACKLOG, EventHub, Listener, job_events, wait_until_done
+from api.delivery.events import BACKLOG, EventHub, Listener
 from api.delivery.feed import JobFeed
 from api.delivery.live_jobs import LiveJobs
 from shared.access.sessions import CallerSessions
@@ -81,7 +81,7 @@ def on_event_loop(test: Callable[..., Awaitable[None]]) -> Callable[..., None]:
 async def test_waiting_returns_the_finished_job(redis_url: str) -> None:
     async with scene(redis_url, "hub-waits:") as at:
         with at.hub.listen(at.job.id) as listener:
-            waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
+            waiting = asyncio.create_task(listener.finished_job())
 
             await at.end()
 
@@ -94,7 +94,7 @@ async def test_a_cancelled_wait_leaves_no_listener(redis_url: str) -> None:
 
         async def wait() -> None:
             with at.hub.listen(at.job.id) as listener:
-                await wait_until_done(at.store, at.jobs, listener, at.job.id)
+                await listener.finished_job()
 
         waiting = [asyncio.create_task(wait()) for _ in range(10)]
         await asyncio.sleep(0)
@@ -111,7 +111,7 @@ async def test_a_cancelled_wait_leaves_no_listener(redis_url: str) -> None:
 async def test_a_slow_listener_catches_up_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-behind:") as at:
         with at.hub.listen(at.job.id) as listener:
-            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+            stream = listener.events()
             first = await anext(stream)
             with at.hub.listen(at.job.id) as prompt:
                 for step in range(1, BACKLOG + 50):
@@ -131,7 +131,7 @@ async def test_a_slow_listener_catches_up_without_loss(redis_url: str) -> None:
 async def test_a_lost_subscription_is_restored_without_loss(redis_url: str) -> None:
     async with scene(redis_url, "hub-lost:") as at:
         with at.hub.listen(at.job.id) as listener:
-            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+            stream = listener.events()
             seen = [await anext(stream) for _ in range(2)]
             with redis.Redis.from_url(redis_url) as server:
                 server.client_kill_filter(_type="pubsub")
@@ -209,7 +209,7 @@ async def test_events_of_others_do_not_keep_a_stream_from_being_pinged(
 ) -> None:
     monkeypatch.setattr(feed, "PING_SECONDS", 0.05)
     async with scene(redis_url, "hub-others:") as at:
-        stream = JobFeed(at.store, at.jobs, at.hub).follow("somebody else", "")
+        stream = JobFeed(at.hub).follow("somebody else", "")
         first = await anext(stream)
         second = asyncio.ensure_future(anext(stream))
 
@@ -219,7 +219,7 @@ async def test_events_of_others_do_not_keep_a_stream_from_being_pinged(
                 break
 
     assert first is not None
-    assert first.type == "sync"
+    assert first[0].type == "sync"
     assert second.result() is None
 
 
@@ -229,7 +229,7 @@ async def test_all_listeners_get_events_in_order(redis_url: str) -> None:
 
         async def event_ids() -> list[str]:
             with at.hub.listen(at.job.id) as listener:
-                stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+                stream = listener.events()
                 return [event.id async for event in stream if event is not None]
 
         listeners = [asyncio.create_task(event_ids()) for _ in range(20)]
@@ -249,7 +249,7 @@ async def test_pings_fill_silence(redis_url: str, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(events, "PING_SECONDS", 0.05)
     async with scene(redis_url, "hub-silent:") as at:
         with at.hub.listen(at.job.id) as listener:
-            stream = job_events(at.store, at.jobs, listener, at.job.id, "")
+            stream = listener.events()
 
             received = [await anext(stream) for _ in range(4)]
 
@@ -259,7 +259,8 @@ async def test_pings_fill_silence(redis_url: str, monkeypatch: pytest.MonkeyPatc
 
 @on_event_loop
 async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
-    listener = Listener()
+    nowhere = async_connections("redis://127.0.0.1")
+    listener = Listener(EventHub(nowhere, AsyncStore(nowhere), Jobs("hub-backlog:")), "job")
 
     for number in range(10 * BACKLOG):
         listener.notify(JobEvent("job", f"1-{number}", "progress", "{}"))
@@ -272,7 +273,7 @@ async def test_a_listener_buffers_no_more_than_its_backlog() -> None:
 async def test_a_message_that_is_no_event_ends_no_subscription(redis_url: str) -> None:
     async with scene(redis_url, "hub-garbage:") as at:
         with at.hub.listen(at.job.id) as listener:
-            waiting = asyncio.create_task(wait_until_done(at.store, at.jobs, listener, at.job.id))
+            waiting = asyncio.create_task(listener.finished_job())
             with redis.Redis.from_url(redis_url) as server:
                 server.publish(at.jobs.channel, "garbage")
 
@@ -284,7 +285,7 @@ async def test_a_message_that_is_no_event_ends_no_subscription(redis_url: str) -
 @on_event_loop
 async def test_a_record_that_cannot_be_read_keeps_nobody_waiting(redis_url: str) -> None:
     async with scene(redis_url, "hub-unreadable:") as at:
-        live_jobs = LiveJobs(at.store, at.jobs, at.hub, CallerSessions("hub-unreadable:"))
+        live_jobs = LiveJobs(at.hub, CallerSessions("hub-unreadable:"))
         await live_jobs.started("caller", at.job.id)
         with redis.Redis.from_url(redis_url) as server:
             server.hset(Keys("hub-unreadable:").record(at.job.id), "doc", "{}")

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
+from api.intake.json_body import MAX_VALUES
 from api.intake.json_uploads import LONG_STRING_BYTES, JsonUploadReader
+from api.intake.uploads import UploadWriter
 from shared.errors import PayloadTooLarge
 from tests.api.images import noise_png
 from tests.stack import Stack
@@ -20,7 +22,9 @@ DATA = random.Random(7).randbytes(3 * LONG_STRING_BYTES + 1)
 TEXT = base64.b64encode(DATA).decode()
 
 
-class Bytes:
+class Bytes(UploadWriter):
+    """Keeps in memory what is written."""
+
     def __init__(self) -> None:
         self.data = bytearray()
 
@@ -35,12 +39,17 @@ def read(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]:
         for start in range(0, len(body), size):
             yield body[start : start + size]
 
-    async def target() -> Bytes:
-        return Bytes()
+    written: list[Bytes] = []
 
-    reader = JsonUploadReader(target, 1000)
+    async def target() -> Bytes:
+        written.append(Bytes())
+        return written[-1]
+
+    reader = JsonUploadReader(target)
     remainder = json.loads(asyncio.run(reader.read(chunks())))
-    return remainder, [(bytes(upload.target.data), upload.error) for upload in reader.uploads.values()]
+    return remainder, [
+        (bytes(target.data), upload.error) for target, upload in zip(written, reader.uploads.values(), strict=True)
+    ]
 
 
 @pytest.mark.parametrize("size", [7, 1000, 65_536, 10**6])
@@ -87,7 +96,7 @@ def test_invalid_base64_is_reported(text: str) -> None:
 
 
 def test_json_beyond_the_limits_is_refused_while_it_arrives() -> None:
-    for body in ("[" * 1001, "[" + ",".join([f'"{TEXT}"'] * 20), " " * 2_000_000):
+    for body in ("[" * (MAX_VALUES + 1), "[" + ",".join([f'"{TEXT}"'] * 20), " " * 2_000_000):
         with pytest.raises(PayloadTooLarge):
             read(body.encode(), 65_536)
 

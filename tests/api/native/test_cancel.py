@@ -1,14 +1,13 @@
 """DELETE /api/jobs/{id}."""
 
 import asyncio
-from dataclasses import replace
 from datetime import UTC, datetime
 from typing import TypeVar
 
 import pytest
 
 from api.intake.admission import cancel_job
-from api.main import create_services
+from api.services import Services
 from shared.jobs.operations import ProgressReply
 from shared.jobs.states import State
 from shared.observability.tracing import Tracing
@@ -64,7 +63,7 @@ def test_a_job_that_starts_during_its_cancellation_is_cancelled(stack: Stack) ->
     job_id, worker = submit(stack.start_api())["id"], Store(connect(url))
 
     async def cancelled() -> State:
-        services = create_services(settings, Tracing())
+        services = Services(settings, Tracing())
 
         class Raced(AsyncStore):
             async def run(self, operation: Operation[T]) -> T:
@@ -76,8 +75,8 @@ def test_a_job_that_starts_during_its_cancellation_is_cancelled(stack: Stack) ->
                     assert worker.run(services.jobs.move(queued.job, started))
                 return result
 
-        store = Raced(async_connections(url))
-        snapshot = await cancel_job(replace(services, store=store), job_id)
+        services.store = store = Raced(async_connections(url))
+        snapshot = await cancel_job(services, job_id)
         await store.aclose()
         assert worker.run(services.jobs.report_progress(snapshot.job, None, "")) is ProgressReply.CANCEL
         return snapshot.job.state

@@ -230,9 +230,9 @@ def test_dead_webhooks_are_listed_and_expire(outbox: OutboxHarness) -> None:
     listed = [*first.webhooks, *rest.webhooks]
     assert [webhook.job_id for webhook in listed] == [job.id for job in reversed(jobs)]
     assert {webhook.url for webhook in listed} == {URL.partition("?")[0]}
-    assert listed[0].delivery == outbox.deliveries(jobs[2])["succeeded"]
+    assert outbox.deliveries(jobs[2])["succeeded"].model_dump().items() <= listed[0].model_dump().items()
     client, begin = outbox.store.client, f"{outbox.prefix}webhooks:"
-    assert outbox.keys == {"dead", "dead:"} | {f"event:{webhook.delivery.id}" for webhook in listed}
+    assert outbox.keys == {"dead", "dead:"} | {f"event:{webhook.id}" for webhook in listed}
     assert all(0 < client.pttl(begin + key) <= DEAD_RETENTION_MS for key in outbox.keys)
 
 
@@ -259,7 +259,7 @@ def test_a_dead_webhook_can_be_redelivered_after_its_job_was_deleted(outbox: Out
 
     listing = outbox.run(outbox.webhooks.redeliver(dead.id))
 
-    assert (listing.job_id, listing.delivery.state, listing.delivery.attempts) == (job.id, "pending", 0)
+    assert (listing.job_id, listing.state, listing.attempts) == (job.id, "pending", 0)
     (again,) = outbox.claim()
     assert (again.id, again.attempt, again.doc) == (dead.id, 1, dead.doc)
     outbox.settle(again, DELIVERED)

@@ -1,7 +1,6 @@
 """A silent stream has heartbeats."""
 
 from collections.abc import AsyncIterator
-from typing import Any
 from unittest.mock import Mock
 
 import pytest
@@ -10,15 +9,14 @@ from api.protocols.openai import streaming
 
 
 @pytest.mark.anyio
-async def test_silence_is_filled_with_comments(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_silence_is_filled_with_comments() -> None:
     """Proxies close what is silent for too long; clients skip comments."""
 
-    async def silent(*_: Any) -> AsyncIterator[None]:
+    async def silent() -> AsyncIterator[None]:
         yield None
         yield None
 
-    monkeypatch.setattr(streaming, "job_events", silent)
-    submitted = Mock(job_id="a")
+    submitted = Mock(job_id="a", listener=Mock(events=silent))
 
     *beats, last = [part async for part in streaming.JobStream(Mock(), Mock(), submitted).events()]
 

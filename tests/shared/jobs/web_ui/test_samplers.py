@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.jobs.web_ui.samplers import AUTOMATIC, ChosenScheduler, choose_scheduler, sampler_of
+from shared.jobs.web_ui.samplers import AUTOMATIC, choose_scheduler, sampler_of
 
 OFFERED = (
     *("ddim", "dpm++_2m", "dpm++_2m_karras", "dpm++_2m_sde", "dpm++_2m_sde_karras"),
@@ -28,7 +28,7 @@ OFFERED = (
     ],
 )
 def test_a_sampler_and_its_schedule_type_are_one_scheduler(sampler: str, schedule: str, scheduler: str | None) -> None:
-    assert choose_scheduler(sampler, schedule, OFFERED) == ChosenScheduler(scheduler)
+    assert choose_scheduler(sampler, schedule, OFFERED) == (scheduler, [])
 
 
 @pytest.mark.parametrize(
@@ -45,12 +45,12 @@ def test_a_sampler_and_its_schedule_type_are_one_scheduler(sampler: str, schedul
 def test_what_is_not_available_gives_a_warning(
     sampler: str, schedule: str, scheduler: str | None, warning: str
 ) -> None:
-    chosen = choose_scheduler(sampler, schedule, OFFERED)
+    chosen, warnings = choose_scheduler(sampler, schedule, OFFERED)
 
-    assert chosen.scheduler == scheduler
-    assert warning in chosen.warnings[0]
-    assert len(chosen.warnings) == 1
-    assert len(chosen.warnings[0]) < 200
+    assert chosen == scheduler
+    assert warning in warnings[0]
+    assert len(warnings) == 1
+    assert len(warnings[0]) < 200
 
 
 def test_schedulers_have_the_names_of_the_web_ui() -> None:
@@ -64,4 +64,4 @@ def test_names_lead_back_to_their_scheduler(scheduler: str) -> None:
     name, schedule = sampler_of(scheduler)
     schedule = "Uniform" if schedule == AUTOMATIC else schedule
 
-    assert choose_scheduler(name, schedule, OFFERED).scheduler == scheduler
+    assert choose_scheduler(name, schedule, OFFERED)[0] == scheduler
