@@ -64,7 +64,7 @@ class StopRequested:
 
 @dataclass(frozen=True)
 class Stopped:
-    """The process was told to end and has ended, or cannot even be killed."""
+    """The process was to stop and has ended, or cannot even be killed."""
 
     process: "SupervisedProcess"
 

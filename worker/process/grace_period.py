@@ -1,4 +1,4 @@
-"""The time that running jobs have to finish once their worker is told to end."""
+"""The time that running jobs have to finish once their worker has to stop."""
 
 import signal
 from collections.abc import Callable
