@@ -99,7 +99,7 @@ class Problem(BaseModel):
     )
     code: str = Field(description="Stable name of the error", examples=["invalid-request"])
     retryable: bool = Field(description="Whether the same request may succeed later", examples=[False])
-    errors: list[FieldProblem] = Field(default_factory=list, description="The wrong fields of an invalid-request")
+    errors: list[FieldProblem] = Field(default_factory=list, description="The wrong fields")
     job_id: str | None = Field(
         default=None,
         exclude_if=lambda job_id: job_id is None,
@@ -138,8 +138,9 @@ def new_problem(
 
 def problem_of(error: ImagegenError) -> Problem:
     """The problem that an error is answered with."""
-    fields = error.errors if isinstance(error, InvalidRequest) else ()
-    detail = summarize("" if error.detail == type(error).__doc__ else error.detail, fields) if fields else error.detail
+    fields, detail = error.errors, error.detail
+    if fields:
+        detail = summarize("" if detail == type(error).__doc__ else detail, fields)
     job_id = error.job_id if isinstance(error, AcceptanceUnconfirmed | NotFinished) else None
     return new_problem(error.code, detail, retryable=error.retryable, fields=fields, job_id=job_id)
 

@@ -28,6 +28,14 @@ from math import ceil
 from typing import ClassVar
 
 
+@dataclass(frozen=True)
+class FieldError:
+    """One invalid field; `pointer` is its JSON pointer (RFC 6901)."""
+
+    pointer: str
+    detail: str
+
+
 class ImagegenError(Exception):
     """Something went wrong."""
 
@@ -36,8 +44,10 @@ class ImagegenError(Exception):
     #: Seconds after which the same request may succeed.
     retry_after: int | None = None
 
-    def __init__(self, detail: str | None = None) -> None:
+    def __init__(self, detail: str | None = None, errors: Sequence[FieldError] = ()) -> None:
+        """`errors` are the fields of a request that are to blame."""
         self.detail = detail or (type(self).__doc__ or "").strip()
+        self.errors = tuple(errors)
         super().__init__(self.detail)
 
 
@@ -45,14 +55,6 @@ class ConfigurationError(ImagegenError):
     """The settings are invalid."""
 
     code = "configuration-error"
-
-
-@dataclass(frozen=True)
-class FieldError:
-    """One invalid field; `pointer` is its JSON pointer (RFC 6901)."""
-
-    pointer: str
-    detail: str
 
 
 class RequestError(ImagegenError):
@@ -63,10 +65,6 @@ class InvalidRequest(RequestError):
     """The request is invalid; `errors` lists the invalid fields."""
 
     code = "invalid-request"
-
-    def __init__(self, detail: str | None = None, errors: Sequence[FieldError] = ()) -> None:
-        super().__init__(detail)
-        self.errors = tuple(errors)
 
 
 class UnsupportedMediaType(RequestError):

@@ -16,7 +16,7 @@ Every error is `application/problem+json` ([RFC 9457](https://www.rfc-editor.org
 ```
 
 Branch on `code`: a released code never changes. `detail` is a sentence for people; it may say more than the tables
-below, and for an invalid request it describes the first invalid field. `errors` lists all invalid fields by JSON
+below, and it describes the first invalid field. `errors` lists all invalid fields, also invalid images, by JSON
 pointer. `retryable` says whether the same request may succeed later; `Retry-After` says when, if that is known. Errors
 never quote the request and never contain tracebacks. `job_id` is the id of a job that continues (`not-finished`) or
 that may have been accepted (`store-unavailable`).

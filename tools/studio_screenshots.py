@@ -5,7 +5,6 @@ They show each view in light and dark colours, on a wide screen and on a phone, 
 
 import io
 import re
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,13 +12,13 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from PIL import Image
-from playwright.sync_api import Browser, Page, Position, Route, expect, sync_playwright
+from playwright.sync_api import Browser, Page, Position, Route, expect
 
 from tests.compose.conftest import Launched
 from tests.stack import Api
+from tests.support import chromium
 
 TARGET = Path(__file__).parents[1] / "docs/images/studio"
-BROWSERS = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 SCREENS: dict[str, Any] = {
     "wide": {"viewport": {"width": 1280, "height": 820}},
     "narrow": {"viewport": {"width": 360, "height": 740}, "has_touch": True},
@@ -175,9 +174,9 @@ def tabs(browser: Browser) -> Iterator[tuple[str, Page]]:
 
 
 def main() -> None:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
+    program = chromium.find()
     if program is None:
-        sys.exit("no Chromium: install it with `apt-get install chromium-headless-shell`, or any Chrome")
+        sys.exit(chromium.MISSING)
     # Images may take long on a busy machine.
     expect.set_options(timeout=60_000)
     with (
@@ -185,13 +184,12 @@ def main() -> None:
         TemporaryDirectory() as other,
         Launched(Path(folder), SD_BACKENDS="sd") as service,
         Launched(Path(other), SD_API_KEY="somebody:0123456789abcdef") as locked,
-        sync_playwright() as playwright,
+        chromium.running(program) as browser,
     ):
         for launched in (service, locked):
             launched.is_ready()
         api = Api(service.launcher, service.url)
         kept = fill_gallery(api)
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
         for name, page in tabs(browser):
             for view in views(page, api):
                 save(page, f"{view}-{name}")

@@ -5,7 +5,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 from collections.abc import Callable
 from contextlib import suppress
 from multiprocessing.connection import wait
@@ -28,7 +27,7 @@ from shared.redis.celery_queues import create_celery, queue_for
 from shared.redis.wakeups import GENERATE, queue_name
 from shared.settings.worker import WorkerSettings
 from worker.cloud import configure_cloud_worker
-from worker.process import start_failures
+from worker.process import grace_period, start_failures
 from worker.process.liveness_file import add_liveness_file
 from worker.process.task_events import TaskEvents
 from worker.process.wakeup_consumer import replace_lost_wake_ups
@@ -149,15 +148,15 @@ def _recover_jobs(app: Celery, settings: WorkerSettings, start_id: str) -> None:
 
     def on_shutdown(**_: object) -> None:
         # On a thread: Celery's own loop has stopped by then and waits for the child.
-        timer = threading.Timer(settings.shutdown_grace_seconds, requeue_and_kill)
-        timer.daemon = True
-        timer.start()
+        grace_period.begin(settings.shutdown_grace_seconds, requeue_and_kill)
 
     def requeue_and_kill() -> None:
         recoveries[0].requeue_all()
         for child in list(workers[0].pool._pool._pool):
             with suppress(ProcessLookupError):
                 os.kill(child.pid, signal.SIGKILL)
+        # Celery would report the lost child as an error.
+        os._exit(os.EX_OK)
 
     app.steps["worker"].add(_child_watch(on_child_lost))
     celeryd_after_setup.connect(on_setup, weak=False)

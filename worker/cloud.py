@@ -16,7 +16,7 @@ from shared.errors import ConfigurationError
 from shared.observability import logs, tracing
 from shared.redis.wakeups import GENERATE
 from shared.settings.worker import WorkerSettings
-from worker.process import start_failures
+from worker.process import grace_period, start_failures
 from worker.process.task_events import TaskEvents
 from worker.records.recovery import JobRecovery, WorkerIdentity
 
@@ -97,9 +97,7 @@ class _CloudWorker:
                 self._changed.notify_all()
 
     def on_shutdown(self, **_: object) -> None:
-        timer = threading.Timer(self.settings.shutdown_grace_seconds, self._stop)
-        timer.daemon = True
-        timer.start()
+        grace_period.begin(self.settings.shutdown_grace_seconds, self._stop)
 
     def on_end(self, **_: object) -> None:
         if self._child is not None:

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 
 from api.intake.disk_space import DiskSpace
 from api.intake.images.fetching import ImageFetcher
-from shared.errors import InvalidImage, PayloadTooLarge
+from shared.errors import FieldError, InvalidImage, PayloadTooLarge
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
@@ -101,12 +101,13 @@ class RequestUploads:
         try:
             stored = await asyncio.to_thread(file.finish, self._upload_store.max_pixels)
         except InvalidImage as error:
-            raise InvalidImage(f"{pointer}: {error.detail}") from None
+            raise InvalidImage(errors=[FieldError(pointer, error.detail)]) from None
         self._headers[stored.reference] = stored.header
         self._pixels += stored.header.stored_width * stored.header.stored_height
         if self._pixels > self._upload_store.max_request_pixels:
             limit = self._upload_store.max_request_pixels
-            raise InvalidImage(f"{pointer}: the images of a request may have at most {limit} pixels in total.")
+            total = FieldError(pointer, f"The images of a request may have at most {limit} pixels in total.")
+            raise InvalidImage(errors=[total])
         return stored.reference
 
     def first_image_size(self, request: GenerationRequest) -> Size | None:
@@ -162,4 +163,4 @@ class UploadWriter:
 
 
 def image_too_large(pointer: str, max_bytes: int) -> PayloadTooLarge:
-    return PayloadTooLarge(f"{pointer}: an image may have at most {max_bytes} bytes.")
+    return PayloadTooLarge(errors=[FieldError(pointer, f"may have at most {max_bytes} bytes")])

@@ -1,22 +1,21 @@
 """What the studio adds in a real browser: until it can be used, until a preview is in sight, and with 20 000 jobs."""
 
 import json
-import shutil
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import pairwise
 from typing import Any
 
-from playwright.sync_api import Browser, Page, sync_playwright
+from playwright.sync_api import Browser, Page
 
 from bench.api.browser_tab import BrowserTab
 from bench.figures import Figure, Goal, Scale, compare, percentile
 from bench.service import service
 from tests.api.many_jobs import copy_job
 from tests.stack import Stack
+from tests.support import chromium
 
-BROWSERS = ("chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 PROMPT = "a blue fish"
 #: Short jobs have no previews.
 STEPS = 150
@@ -78,7 +77,9 @@ SCROLL = """async () => {
 
 
 def measure(scale: Scale) -> Iterator[Figure]:
-    with chromium() as browser, service("sd") as stack:
+    program = chromium.find(chromium.WHOLE)
+    assert program, chromium.MISSING
+    with chromium.running(program) as browser, service("sd") as stack:
         # Before all other jobs, because it is what scrolling ends at.
         needle = stack.api.post("/api/jobs", {"prompt": "a needle", "num_inference_steps": 1}).json()
         stack.api.wait_until_done(needle["id"])
@@ -87,16 +88,6 @@ def measure(scale: Scale) -> Iterator[Figure]:
             yield first_preview(page, stack, scale)
             yield from preview_work(browser, page, "studio", scale)
         yield from crowded(browser, stack, needle["id"], scale)
-
-
-@contextmanager
-def chromium() -> Iterator[Browser]:
-    program = next(filter(None, map(shutil.which, BROWSERS)), None)
-    assert program, "no Chromium: install it with `apt-get install chromium`, or any Chrome"
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=program, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
 
 
 def opening(browser: Browser, stack: Stack, scale: Scale) -> Figure:

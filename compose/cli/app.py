@@ -222,8 +222,8 @@ def _service(url: str | None) -> tuple[str, str | None]:
     is_chosen = settings.model_fields_set & {"host", "port", "public_url", "redis_url"}
     if url is None and not is_chosen and not is_running(settings.data_dir):
         raise ClientError(
-            f"imagegen is not running with SD_DATA_DIR={settings.data_dir}. Start it with `imagegen up`, or name "
-            f"a running service, for example: --url {default_url}."
+            f"imagegen is not running with SD_DATA_DIR={settings.data_dir.absolute()}. Start it with `imagegen up`, or "
+            f"name a running service, for example: --url {default_url}."
         )
     return url or default_url, _default_key(settings)
 

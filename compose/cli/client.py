@@ -87,7 +87,9 @@ class ApiClient:
                 f"The service at {self._shown_url} closed the connection: see `imagegen status`."
             ) from None
         except requests.ConnectionError:
-            raise ClientError(f"No service responds at {self._shown_url}. Start it with `imagegen up`.") from None
+            raise ClientError(
+                f"No service responds at {self._shown_url}. Start it with `imagegen up`, or wait if it is just starting."
+            ) from None
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Not a response of this service, or not HTTP at all.
             raise ClientError(f"The server at {self._shown_url} is not imagegen.") from None

@@ -51,8 +51,8 @@ def print_logs(
     """The last `max_lines` and, with `follow`, later ones until interrupted. Raises ConfigurationError."""
     if unknown := [name for name in processes if _backend_of(name) not in PROCESSES]:
         raise ConfigurationError(f"{unknown[0]} is not a process: choose from {', '.join(PROCESSES)}.")
-    folder = settings.data_dir / FOLDER
-    if not (folder.is_dir() or follow):
+    folder = settings.data_dir.absolute() / FOLDER
+    if not folder.is_dir():
         raise ConfigurationError(f"{folder} has no logs yet: start the service with `imagegen up`.")
     print_line, log_filter = create_printer(print, settings.log_format), LogFilter(processes, job)
     with suppress(KeyboardInterrupt), closing(LogReader(folder)) as reader:

@@ -3,7 +3,7 @@
 import re
 from datetime import UTC, datetime, timedelta
 
-from compose.launcher.data_folder import embedded_redis_url
+from compose.launcher.data_folder import embedded_redis_url, is_running
 from shared.errors import ConfigurationError
 from shared.redis.store import Store, connect, require_redis
 from shared.settings.launcher import LauncherSettings
@@ -21,11 +21,11 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
     `take_over` first makes this installation the owner of the images. Raises ConfigurationError where it is not, or
     where no Redis is running; StoreUnavailable, StorageUnavailable and StorageFull.
     """
-    url = settings.redis_url or embedded_redis_url(settings.data_dir)
-    if url is None:
+    url = settings.redis_url or (is_running(settings.data_dir) and embedded_redis_url(settings.data_dir))
+    if not url:
         raise ConfigurationError(
-            f"The service is not running with SD_DATA_DIR={settings.data_dir}: start it with `imagegen up`, or name "
-            "its Redis with SD_REDIS_URL."
+            f"imagegen is not running with SD_DATA_DIR={settings.data_dir.absolute()}: start it with `imagegen up`, or "
+            "name its Redis with SD_REDIS_URL."
         )
     require_redis(url)
     store, images = Store(connect(url)), ImageStore(open_storage(settings, API_TIMEOUTS))

@@ -15,9 +15,10 @@ import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
-from dotenv import dotenv_values
 from pydantic import BaseModel
 
+from shared.errors import ConfigurationError
+from shared.settings import env_file
 from shared.settings.api import ApiSettings
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.service import PREFIX
@@ -51,11 +52,10 @@ def applies_on_restart(family: str, name: str) -> bool:
 
 
 def read_env(path: Path) -> dict[str, str]:
-    """Raises OSError, ValueError."""
+    """Raises ConfigurationError."""
     if not path.is_file():
         return {}
-    values = dotenv_values(path, encoding="utf-8-sig")
-    return {name: value or "" for name, value in values.items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
+    return {name: value for name, value in env_file.read(path).items() if re.fullmatch(r"[A-Z][A-Z0-9_]*", name)}
 
 
 def script(family: str, original: Values, current: Values) -> str:
@@ -104,7 +104,7 @@ def write_scripts(folder: Path, container: str, current: Values) -> None:
         write(folder / family, script(family, original, current), 0o640, group)
 
 
-def main(env_file: Path, folder: Path, ready: Path) -> None:
+def main(path: Path, folder: Path, ready: Path) -> None:
     """Until SIGTERM, which ends it with 0."""
     signal.signal(signal.SIGTERM, lambda *_: sys.exit())
     restarts = folder / "restarts"
@@ -115,9 +115,9 @@ def main(env_file: Path, folder: Path, ready: Path) -> None:
     last_error = ""
     while True:
         try:
-            current, error = read_env(env_file), ""
-        except (OSError, ValueError) as failure:
-            current, error = written or {}, f".env cannot be read: {failure}"
+            current, error = read_env(path), ""
+        except ConfigurationError as failure:
+            current, error = written or {}, failure.detail
         if error not in ("", last_error):
             print(error, file=sys.stderr, flush=True)
         last_error = error

@@ -26,7 +26,7 @@ def is_running(folder: Path) -> bool:
 
 
 def embedded_redis_url(folder: Path) -> str | None:
-    """None while the service is not running."""
+    """None while the service is not running, unless it was killed."""
     try:
         return (folder / REDIS_URL).read_text()
     except FileNotFoundError:
@@ -49,7 +49,7 @@ def locked(folder: Path) -> Iterator[None]:
 
 def already_running(folder: Path) -> ConfigurationError:
     return ConfigurationError(
-        f"imagegen is already running with SD_DATA_DIR={folder}: stop it, or choose another folder."
+        f"imagegen is already running with SD_DATA_DIR={folder.absolute()}: stop it, or choose another folder."
     )
 
 
@@ -89,5 +89,6 @@ def removed(path: Path) -> Iterator[None]:
 
 def _unusable(folder: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"SD_DATA_DIR={folder} cannot be used ({error.strerror}): choose a folder that this user may write to."
+        f"SD_DATA_DIR={folder.absolute()} cannot be used ({error.strerror}): choose a folder that this user may write "
+        "to."
     )

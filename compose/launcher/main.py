@@ -20,7 +20,7 @@ def main() -> None:
         plan = Plan.from_json(pipe.read())
     events = Events()
     for number in STOP_SIGNALS:
-        signal.signal(number, lambda *_: events.put(StopRequested()))
+        signal.signal(number, lambda number, _: events.put(StopRequested(number == signal.SIGINT)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     with ConsoleOutput() as console:
         try:

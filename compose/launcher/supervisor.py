@@ -7,6 +7,7 @@ asyncio.
 
 import os
 import re
+import signal
 import subprocess
 import time
 from collections.abc import Iterator
@@ -22,8 +23,14 @@ from compose.launcher.process_group import ProcessGroup
 #: A process that ran this long before it died is restarted at once, others after a growing delay.
 STABLE_SECONDS = 60.0
 MAX_DELAY_SECONDS = 30.0
+#: How long processes may take to end once nobody wants to wait: what they sent to others may still be answered.
+HURRY_SECONDS = 10.0
 #: How long a killed process may take to end; one that waits for a dead disk never ends.
 KILL_SECONDS = 5.0
+STOPPING = (
+    "Stopping; running jobs may finish within SD_SHUTDOWN_GRACE_SECONDS. Ctrl-C again stops at once: they run again "
+    "after the next start."
+)
 #: The exit code of a program that cannot be executed, as shells have it.
 NOT_STARTED = 126
 #: Longer lines are logged in chunks.
@@ -52,10 +59,17 @@ class Ended:
 
 @dataclass(frozen=True)
 class StopRequested:
-    pass
+    is_ctrl_c: bool
 
 
-Events = SimpleQueue[Ready | Ended | StopRequested]
+@dataclass(frozen=True)
+class Stopped:
+    """The process was to stop and has ended, or cannot even be killed."""
+
+    process: "SupervisedProcess"
+
+
+Events = SimpleQueue[Ready | Ended | StopRequested | Stopped]
 
 
 class SupervisedProcess:
@@ -82,16 +96,19 @@ class SupervisedProcess:
         self._reader = Thread(target=self._read, args=(self._popen, output, events), daemon=True)
         self._reader.start()
 
-    def stop(self, output: ProcessOutput) -> None:
-        """Terminate, wait, kill."""
-        if self._popen is None or self._reader is None or not self._reader.is_alive():
-            return
-        self._popen.terminate()
-        self._reader.join(self.service.grace_seconds)
-        if self._reader.is_alive():
-            output.show(self.service.name, "does not stop; killing it")
-            self._popen.kill()
-            self._reader.join(KILL_SECONDS)
+    def stop(self, number: signal.Signals, seconds: float, output: ProcessOutput, events: Events) -> None:
+        """Send the signal, wait, kill; on a thread of its own."""
+        Thread(target=self._stop, args=(number, seconds, output, events), daemon=True).start()
+
+    def _stop(self, number: signal.Signals, seconds: float, output: ProcessOutput, events: Events) -> None:
+        if self._popen is not None and self._reader is not None and self._reader.is_alive():
+            self._popen.send_signal(number)
+            self._reader.join(seconds)
+            if self._reader.is_alive():
+                output.show(self.service.name, "does not stop; killing it")
+                self._popen.kill()
+                self._reader.join(KILL_SECONDS)
+        events.put(Stopped(self))
 
     def schedule_restart(self) -> float:
         """Returns the delay in seconds."""
@@ -129,7 +146,7 @@ class Supervisor:
                 self._start(stage)
             while not self._is_stopping:
                 self._handle_next()
-            self._output.show("imagegen", "Stopping; a running job may finish within SD_SHUTDOWN_GRACE_SECONDS.")
+            self._output.show("imagegen", STOPPING)
         except StartFailed:
             # The last lines of the other processes would hide why this one failed.
             self._output.mute()
@@ -162,6 +179,9 @@ class Supervisor:
                 self._handle_end(process, code)
             case StopRequested():
                 self._is_stopping = True
+            case Stopped():
+                # Only `_stop` asks for it.
+                pass
             case _:
                 assert_never(event)
 
@@ -178,11 +198,17 @@ class Supervisor:
                 process.start(self._group, self._output, self._events)
 
     def _stop(self, processes: list[SupervisedProcess]) -> None:
-        stops = [Thread(target=process.stop, args=(self._output,)) for process in processes]
-        for stop in stops:
-            stop.start()
-        for stop in stops:
-            stop.join()
+        left = set(processes)
+        for process in processes:
+            process.stop(signal.SIGTERM, process.service.grace_seconds, self._output, self._events)
+        while left:
+            match self._events.get():
+                case Stopped(process):
+                    left.discard(process)
+                case StopRequested(is_ctrl_c=True):
+                    self._output.show("imagegen", "Stopping at once.")
+                    for process in left:
+                        process.stop(signal.SIGINT, HURRY_SECONDS, self._output, self._events)
 
 
 def _lines(popen: subprocess.Popen[bytes]) -> Iterator[str]:

@@ -6,7 +6,7 @@ from shared.jobs.types import Backend
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
-#: A slot outlives a lost worker by this time.
+#: A slot outlives a lost worker by this time and, if somebody waits for it, half of it more.
 SLOT_LEASE_MS = 10_000
 #: How often a worker renews its slots.
 SLOT_RENEW_SECONDS = 2.0

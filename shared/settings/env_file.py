@@ -1,4 +1,4 @@
-"""Read settings from `.env` in the current folder, in any encoding that editors save it in."""
+"""Read settings from `.env`, in any encoding that editors save it in."""
 
 import codecs
 import io
@@ -7,13 +7,11 @@ from pathlib import Path
 
 from shared.errors import ConfigurationError
 
-ENV_FILE = ".env"
 _BYTE_ORDER_MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BOM_UTF16_BE: "utf-16"}
 
 
-def read() -> Mapping[str, str]:
+def read(path: Path = Path(".env")) -> Mapping[str, str]:
     """Read the variables that have a value; none if there is no file. Raises ConfigurationError."""
-    path = Path(ENV_FILE)
     try:
         data = path.read_bytes()
     except FileNotFoundError:
@@ -25,6 +23,7 @@ def read() -> Mapping[str, str]:
         ) from None
     # Imported here: most processes have no `.env`.
     from dotenv import dotenv_values
+    from dotenv.parser import parse_stream
 
     encoding = next((encoding for mark, encoding in _BYTE_ORDER_MARKS.items() if data.startswith(mark)), "utf-8")
     try:
@@ -37,5 +36,12 @@ def read() -> Mapping[str, str]:
     if start is not None:
         line = data[:start].count(b"\n") + 1
         raise ConfigurationError(f"{path.absolute()} is not UTF-8 text (line {line}): save it as UTF-8 in your editor.")
+    # The library would leave the line out, and with it perhaps the API keys.
+    for statement in parse_stream(io.StringIO(text)):
+        if statement.error:
+            raise ConfigurationError(
+                f"{path.absolute()} is malformed (line {statement.original.line}): write NAME=value there, with a quote "
+                "at both ends of the value or at none."
+            )
     values = dotenv_values(stream=io.StringIO(text))
     return {name: value for name, value in values.items() if value}

@@ -207,6 +207,10 @@ def test_an_unreadable_env_file_is_explained() -> None:
     with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\)"):
         load(Settings)
 
+    Path(".env").write_text('SD_HOST=::1\nSD_API_KEY="0123456789abcdef\nSD_PORT=7999\n')
+    with pytest.raises(ConfigurationError, match=r"\.env is malformed \(line 2\): write NAME=value there"):
+        load(Settings)
+
     Path(".env").unlink()
     Path(".env").mkdir()
     with pytest.raises(ConfigurationError, match=r"\.env cannot be read"):

@@ -1,20 +1,18 @@
-"""A real Chromium without a window. Tests find everything as people do: by role, label and text."""
+"""Tabs with the studio. Tests find everything as people do: by role, label and text."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
 
 from tests import conftest as root
 from tests.api import conftest
 from tests.stack import Api
+from tests.support import chromium
 
-#: The first has the engine without the rest of a browser: a tab takes less than half of the CPU time.
-NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome-stable", "google-chrome")
 #: For a busy machine; everything is awaited, nothing is slept.
 TIMEOUT_MS = 60_000
 DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 320, "height": 700}
@@ -23,16 +21,12 @@ expect.set_options(timeout=TIMEOUT_MS)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """One for each file. Playwright occupies the event loop of its thread, which later tests need."""
-    program = next(filter(None, map(shutil.which, NAMES)), None)
+    """One for each file, because later tests need the event loop of this thread."""
+    program = chromium.find()
     if program is None:
-        pytest.skip("no Chromium: install it with `apt-get install chromium-headless-shell`, or any Chrome")
-    with sync_playwright() as playwright:
-        # Without its sandbox, because tests may run as root.
-        options = ["--no-sandbox", "--disable-dev-shm-usage"]
-        browser = playwright.chromium.launch(executable_path=program, args=options)
+        pytest.skip(chromium.MISSING)
+    with chromium.running(program) as browser:
         yield browser
-        browser.close()
 
 
 #: Keeps what the page showed about the current job, because states pass by faster than a test can look.

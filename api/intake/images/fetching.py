@@ -54,10 +54,12 @@ class ImageFetcher:
         except ForbiddenUrl as error:
             raise InvalidRequest(errors=[FieldError(pointer, f"is not allowed. {error.detail}")]) from None
         except ResponseTooLarge:
-            raise InvalidImage(f"{pointer}: the image may have at most {max_bytes} bytes.") from None
+            raise InvalidImage(errors=[FieldError(pointer, f"may have at most {max_bytes} bytes")]) from None
         except OutboundError as error:
-            raise InvalidImage(f"{pointer}: the image could not be fetched. {error.detail}") from None
+            raise _not_fetched(pointer, error.detail) from None
         if response.status != 200:
-            raise InvalidImage(
-                f"{pointer}: the image could not be fetched: the server returned HTTP {response.status}."
-            )
+            raise _not_fetched(pointer, f"The server returned HTTP {response.status}.")
+
+
+def _not_fetched(pointer: str, reason: str) -> InvalidImage:
+    return InvalidImage(errors=[FieldError(pointer, f"The image could not be fetched. {reason}")])

@@ -149,7 +149,7 @@ def test_a_failed_fetch_is_refused_with_its_pointer(null: Stack, api: Api, shown
     answer = request_image(api, [origin(shown)])
 
     assert_problem(answer, 422, "invalid-image")
-    assert answer.json()["detail"].startswith("/image/0: ")
+    assert pointers(answer) == ["/image/0"]
     assert "127.0.0.1" not in answer.text
     assert [path for path in null.outputs.glob("inputs/.*") if any(path.iterdir())] == []
 
@@ -193,9 +193,10 @@ def test_a_fetch_times_out(shown: Server) -> None:
     shown.script.act = repeat(b"x", b"HTTP/1.1 200 OK\r\n\r\n", 0.05)
     begin = time.monotonic()
 
-    with pytest.raises(InvalidImage, match="timed out"):
+    with pytest.raises(InvalidImage) as raised:
         asyncio.run(fetcher.fetch(origin(shown), "/image", 0.3, 1000, lambda _: None))
 
+    assert "timed out" in raised.value.errors[0].detail
     assert time.monotonic() - begin < 30
 
 

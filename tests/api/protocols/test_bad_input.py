@@ -88,7 +88,7 @@ def test_a_decompression_bomb_is_refused(api: Api) -> None:
     files = {"image": ("x.png", png_claiming(60_000, 60_000), "image/png")}
     answer = api.http.post(api.url + EDITS, data={"prompt": "x"}, files=files, timeout=30)
 
-    refusal(answer, 400, "invalid-image")
+    refusal(answer, 400, "invalid-image", "image")
 
 
 def test_an_edit_without_an_image_is_refused(api: Api) -> None:

@@ -7,6 +7,7 @@ import pytest
 import requests
 from PIL import Image
 
+from compose.launcher.data_folder import REDIS_URL
 from tests.api.images import encoded, half_mask, scene
 from tests.compose.conftest import Launched
 from tests.stack import free_port
@@ -122,6 +123,9 @@ def test_prune_shows_how_to_write_an_age(service: Launched) -> None:
 
 
 def test_prune_without_a_service_says_so(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    # One that was killed has left it.
+    (tmp_path / "data" / REDIS_URL).write_text("unix:///tmp/imagegen-gone/redis.sock")
     command = Process([sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "7d"], tmp_path)
 
     assert command.wait() == 1

@@ -85,7 +85,7 @@ def test_another_program_is_not_mistaken_for_the_service(
 def test_a_program_on_the_default_port_gets_no_request(error_of: RunFailing) -> None:
     for command in (("status", "--once"), ("generate", "x")):
         message = error_of(*command)
-        assert message.startswith("imagegen is not running with SD_DATA_DIR=data. Start it with `imagegen up`")
+        assert message.startswith(f"imagegen is not running with SD_DATA_DIR={Path.cwd()}/data. Start it with")
 
 
 def test_a_named_service_may_run_in_another_folder(service: Launched, tmp_path: Path) -> None:

@@ -14,10 +14,19 @@ from tests.support.process import Process
 PROGRAM = "#!/bin/sh\necho ready $$\nexec sleep 600\n"
 
 
+#: Goes on after SIGTERM, and counts.
+BUSY_PROGRAM = """#!/bin/sh
+trap 'terms=x$terms; echo term' TERM
+trap 'echo hurried after $terms; exit' INT
+echo ready
+while :; do sleep 600 >/dev/null 2>&1 & wait; done
+"""
+
+
 @contextmanager
 def supervising(program: Path) -> Iterator[Process]:
     folder = program.parent
-    service = Service("program", (str(program),), ready="ready", grace_seconds=5)
+    service = Service("program", (str(program),), ready="ready", grace_seconds=30)
     plan = Plan((Stage((service,)),), str(folder / "data"), str(folder / "sockets"), "", "text")
     (folder / "plan.json").write_text(plan.to_json())
     process = Process(["sh", "-c", f"exec {sys.executable} -m compose.launcher.main 3 3<plan.json"], folder)
@@ -52,3 +61,21 @@ def test_a_program_that_may_not_be_executed_ends_the_start_in_a_sentence(tmp_pat
 
     assert f"{program} cannot be started: Permission denied" in launcher.output
     assert launcher.lines[-1] == "program could not start (exit code 126); its last lines above say why."
+
+
+def test_a_second_ctrl_c_ends_the_grace_period_and_other_signals_do_not(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(BUSY_PROGRAM)
+    program.chmod(0o755)
+    with supervising(program) as launcher:
+        launcher.wait_for("ready")
+        launcher.send(signal.SIGINT)
+        launcher.wait_for("Ctrl-C again stops at once", "term")
+        launcher.send(signal.SIGTERM)
+        launcher.send(signal.SIGHUP)
+
+        launcher.send(signal.SIGINT)
+
+        launcher.wait_for("hurried after x")
+        assert launcher.wait(STOP_SECONDS) == 0, launcher.output
+    assert "xx" not in launcher.output

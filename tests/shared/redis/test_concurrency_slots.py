@@ -23,15 +23,19 @@ def test_the_number_of_slots_is_limited(records: Records, slots: ConcurrencySlot
     assert records.run(slots.acquire("c"))
 
 
-def test_a_slot_that_is_not_renewed_expires(
+def test_a_slot_expires_unless_it_is_renewed_and_not_before_that_was_possible_again(
     records: Records, slots: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 2_000)
-    records.run(slots.acquire("a"))
-    records.run(slots.acquire("b"))
-    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 600_000)
-    records.run(slots.renew(["b"]))
+    # As if Redis had been away since.
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 0)
+    for name in ("a", "b"):
+        records.run(slots.acquire(name))
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 200)
 
+    assert not records.run(slots.acquire("c"))
+
+    monkeypatch.setattr("shared.redis.concurrency_slots.SLOT_LEASE_MS", 600_000)
+    records.run(slots.renew(["a"]))
     wait_until(lambda: records.run(slots.acquire("c")))
     assert not records.run(slots.acquire("d"))
 

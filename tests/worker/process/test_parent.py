@@ -91,6 +91,19 @@ def test_a_worker_finishes_its_job_before_it_ends_and_removes_its_record(stack: 
     assert worker_records(stack) == ()
 
 
+def test_a_stopping_worker_that_is_interrupted_requeues_its_job_at_once(stack: Stack) -> None:
+    stack.start_worker("null")
+    stack.start_api(SD_BACKENDS="null")
+    job_id = start_job(stack, **simulated(seconds=60))
+    stack.worker.send(signal.SIGTERM)
+    stack.worker.wait_for("Warm shutdown")
+
+    stack.worker.send(signal.SIGINT)
+
+    assert stack.worker.wait(20) == 0
+    assert get_job(stack, job_id)["state"] == "queued"
+
+
 def test_a_worker_reports_that_it_is_loading_and_can_be_stopped_meanwhile(stack: Stack) -> None:
     worker = stack.start_worker("sd", ready=False, warm=False)
 

@@ -7,6 +7,7 @@ import psutil
 from compose.doctor.findings import Finding, ok, problem, split_sentence, warning
 from compose.doctor.http_probe import ProbeResponse, probe
 from compose.doctor.installation import Installation
+from compose.launcher.data_folder import is_running
 from compose.launcher.up import require_free_port, url_of
 from shared.errors import ConfigurationError
 from shared.settings.launcher import LauncherSettings
@@ -32,7 +33,7 @@ def _check_port(installation: Installation, port: int, setting: str, service: st
             return ok(f"{service} responds on port {port}.")
         detail, remedy = split_sentence(error.detail)
         return problem(f"{detail[:-1]}{_owner_of(port)}.", remedy)
-    if installation.redis_url is not None and not installation.settings.redis_url:
+    if is_running(installation.settings.data_dir):
         return warning(
             f"{service} does not listen on port {port}, although the service is running.", "See `imagegen logs`."
         )
