@@ -35,6 +35,7 @@ def translate(names: ModelNames, model: str, body: dict[str, Any], webhook: str 
     fields |= names.fields(model_name(model))
     fields |= _size(inputs)
     fields |= _loras(inputs)
+    names.set_scheduler(translation)
     fields.setdefault("fit_size", True)
     if webhook:
         fields |= {"webhook_url": webhook, "webhook_events": list(FINAL_EVENTS)}
