@@ -48,6 +48,8 @@ class _Server(MCPServer[Any]):
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Raises ToolError also for a misspelt argument. Some clients add arguments of their own to every call."""
+        # Some models fill in every argument: null or an empty text stands for what they leave out.
+        arguments = {name: value for name, value in arguments.items() if value not in (None, "")}
         tools = {tool.name: tool.input_schema["properties"].keys() for tool in await self.list_tools()}
         known = tools.get(name, arguments.keys())
         unknown = [argument for argument in arguments if argument not in known and NAME.fullmatch(argument)]

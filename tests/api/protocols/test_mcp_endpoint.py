@@ -1,6 +1,8 @@
 """The SDK behind /mcp, which the first client starts."""
 
 import asyncio
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
@@ -36,3 +38,9 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
 
     assert handled == ["DELETE"]
+
+
+def test_the_sdk_is_not_loaded_before_the_first_client() -> None:
+    """It takes 25 MB."""
+    code = "import sys, api.app; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
