@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from http import HTTPStatus
 from typing import Any
 
+import httptools
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
@@ -33,10 +34,45 @@ class Config(uvicorn.Config):
         self.limit = limit
 
 
+class RequestParser(httptools.HttpRequestParser):
+    """Ignores requests for another protocol (RFC 9110, 7.8), and takes what follows for the body that it is.
+
+    Java's HttpClient asks for HTTP/2 that way with every request. llhttp reads no body then, even if nobody upgrades.
+    """
+
+    def __init__(self, connection: "Connection") -> None:
+        super().__init__(connection)
+        # As uvicorn does.
+        self.set_dangerous_leniencies(lenient_data_after_close=True)
+        self._connection = connection
+
+    def feed_data(self, data: bytes) -> None:  # type: ignore[override]
+        feed, parser, rest = httptools.HttpRequestParser.feed_data, self, memoryview(data)
+        while rest:
+            try:
+                feed(parser, rest)
+            except httptools.HttpParserUpgrade as upgrade:
+                head = self._connection.take_head_to_repeat()
+                if head is None:
+                    raise
+                rest = rest[upgrade.args[0] :]
+                # A new one: a parser reads no further once it has read a request that closes the connection.
+                parser = self._connection.parser = RequestParser(self._connection)
+                feed(parser, head)
+            else:
+                return
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's protocol with the limits that neither it nor its parser has."""
 
     config: Config
+    parser: RequestParser
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self.parser = RequestParser(self)
+        self._head_to_repeat: bytes | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -69,7 +105,18 @@ class Connection(HttpToolsProtocol):
         if self._head_timer is None:
             self._start_head_timer()
 
+    def take_head_to_repeat(self) -> bytes | None:
+        """The head that was just read, if it asks for another protocol; without that."""
+        head, self._head_to_repeat = self._head_to_repeat, None
+        return head
+
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade() and any(name == b"upgrade" for name, _ in self.headers):
+            version = self.parser.get_http_version().encode()
+            lines = [b"%s %s HTTP/%s" % (self.parser.get_method(), self.url, version)]
+            lines += [name + b": " + value for name, value in self.headers if name != b"upgrade"]
+            self._head_to_repeat = b"\r\n".join(lines) + b"\r\n\r\n"
+            return
         self._stop_head_timer()
         head_bytes = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
         if head_bytes > self.config.settings.max_header_bytes:
@@ -87,6 +134,10 @@ class Connection(HttpToolsProtocol):
             self.cycle.keep_alive = False
         if self.scope["http_version"] == "1.0":
             _end_with_connection(self.cycle)
+
+    def on_message_complete(self) -> None:
+        if self._head_to_repeat is None:
+            super().on_message_complete()
 
     def on_response_complete(self) -> None:
         if not self.pipeline:

@@ -2,9 +2,8 @@
 
 import re
 from collections.abc import Sequence
-from urllib.parse import quote, urlsplit
+from urllib.parse import urlsplit
 
-from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -41,7 +40,7 @@ def _last(scope: Scope, header: bytes) -> bytes:
 
 
 class PathNormalization:
-    """Removes a proxy's path prefix and doubled slashes, and redirects a path with a trailing slash."""
+    """Removes a proxy's path prefix, doubled slashes and a trailing slash, because many clients follow no redirect."""
 
     def __init__(self, app: ASGIApp, public_url: str) -> None:
         self._app = app
@@ -50,13 +49,7 @@ class PathNormalization:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
         scope["root_path"] = prefix
-        scope["path"] = path = _normalize(scope["path"], prefix)
-        if len(path) > 1 and path.endswith("/"):
-            query = b"?" + scope["query_string"] if scope["query_string"] else b""
-            # Without a host: the one that the client knows may not be known here.
-            location = prefix + quote(path[:-1]) + query.decode("latin-1")
-            await RedirectResponse(location)(scope, receive, send)
-            return
+        scope["path"] = _normalize(scope["path"], prefix)
         await self._app(scope, receive, send)
 
 
@@ -66,7 +59,7 @@ def _normalize(path: str, prefix: str) -> str:
     # A client may add the prefix to an address that already has it.
     while prefix not in ("", _API) and (path == prefix or path.startswith(f"{prefix}/")):
         path = path.removeprefix(prefix) or "/"
-    return path
+    return path.removesuffix("/") or "/"
 
 
 class PathPrefix:

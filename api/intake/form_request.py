@@ -10,14 +10,16 @@ from fastapi import Request
 
 from api.field_errors import invalid_field, unknown_field, validate_request
 from api.intake.json_body import parse_json
-from api.intake.multipart_form import MultipartForm, Part
+from api.intake.multipart_form import MultipartForm
 from api.intake.uploads import RequestUploads
 from api.problems import json_pointer
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 
-#: The fields that image parts belong to, by the name of the part. Some clients mark lists with brackets.
-IMAGE_FIELDS = {"image": "image", "image[]": "image", "mask": "mask"}
+#: The fields that image parts belong to.
+IMAGE_FIELDS = ("image", "mask")
+#: Some clients mark lists with brackets; curl in PHP, which cannot send a name twice, numbers them: `image[0]`.
+_IMAGE_IN_LIST = re.compile(r"^(image|mask)\[\d{0,2}\]\Z")
 MUST_BE_FILE = "must be a file part, with a file name"
 SEND_AS_FILE = "; send an image as a file part with the name image"
 #: How some clients write lists and objects: `webhook_events[]`, `metadata[order]`, `loras[][name]`.
@@ -43,13 +45,13 @@ async def read_form_request(
         if name not in CALL_PARAMETERS:
             texts[name].append(value)
     async for part in form.parts():
-        field = IMAGE_FIELDS.get(part.name)
+        field = _IMAGE_IN_LIST.sub(r"\1", part.name)
         # Without a file name the part is a field, or the empty file input of a browser.
-        if field is not None and part.file_name:
+        if field in IMAGE_FIELDS and part.file_name:
             images[field].append(await uploads.store(form.data(), f"/{field}"))
         else:
-            texts[field or part.name].append(await _read_text(form, part))
-    for name in ("image", "mask"):
+            texts[field].append(await _read_text(form, field, is_file=bool(part.file_name)))
+    for name in IMAGE_FIELDS:
         if any(texts.pop(name, ())):
             raise invalid_field(f"/{name}", MUST_BE_FILE)
     if len(images["mask"]) > 1:
@@ -58,15 +60,14 @@ async def read_form_request(
     return validate_request(translate(fields))
 
 
-async def _read_text(form: MultipartForm, part: Part) -> str:
-    """Raises InvalidRequest for a part that is not text."""
-    name = IMAGE_FIELDS.get(part.name, part.name)
-    if part.file_name and name not in GenerationRequest.model_fields:
+async def _read_text(form: MultipartForm, name: str, *, is_file: bool) -> str:
+    """The current part. Raises InvalidRequest if it is not text."""
+    if is_file and name not in GenerationRequest.model_fields:
         raise _unknown(name)
     try:
         return (await form.content()).decode()
     except UnicodeDecodeError:
-        if name in IMAGE_FIELDS.values():
+        if name in IMAGE_FIELDS:
             raise invalid_field(f"/{name}", MUST_BE_FILE) from None
         if name in GenerationRequest.model_fields:
             raise invalid_field(f"/{name}", "must be text in UTF-8") from None

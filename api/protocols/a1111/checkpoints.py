@@ -1,5 +1,6 @@
 """Models as the web UI's checkpoints: with a title that ends in a short hash."""
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,6 +13,8 @@ from shared.models.catalogue import ModelEntry
 
 #: Endings of files, which some clients add to names.
 _ENDINGS = (".safetensors", ".ckpt")
+#: The end of a title. Clients keep titles, also of files that have changed since and of another service.
+_HASH = re.compile(r"\s*\[[0-9a-f]{8,64}\]$")
 #: Names of the default model.
 _DEFAULTS = frozenset({"", "default"})
 
@@ -45,16 +48,20 @@ class Checkpoints:
         return cls(await services.models(), services.settings.model_aliases)
 
     def find(self, text: str) -> Checkpoint | None:
-        """The model with this title, name or hash; None for the default one. Raises ModelNotFound."""
+        """The model with this title, name or hash; None for the default one. Raises ModelNotFound.
+
+        As in the web UI, the hash in a title does not matter if the name is known.
+        """
         text = text.strip()
         text = self.aliases.get(text, text)
         if text in _DEFAULTS:
             return None
+        name = _HASH.sub("", text)
         for ending in _ENDINGS:
-            text = text.removesuffix(ending)
-        found = self._by_text.get(text.casefold())
+            name = name.removesuffix(ending)
+        found = self._by_text.get(text.casefold()) or self._by_text.get(name.casefold())
         if found is None:
-            raise ModelNotFound(self.models.catalogue.near(text))
+            raise ModelNotFound(self.models.catalogue.near(name))
         return found
 
     @property

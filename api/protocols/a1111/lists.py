@@ -21,7 +21,8 @@ _READS: dict[str, Any] = {
     "memory": {"ram": {"error": "unknown"}, "cuda": {"error": "unknown"}},
 }
 _CALLS: dict[str, Any] = {
-    **dict.fromkeys(("refresh-checkpoints", "refresh-loras", "refresh-vae", "reload-checkpoint", "unload-checkpoint")),
+    **dict.fromkeys(f"refresh-{name}" for name in ("checkpoints", "embeddings", "loras", "vae")),
+    **dict.fromkeys(("reload-checkpoint", "unload-checkpoint")),
     "interrogate": {"caption": ""},
 }
 

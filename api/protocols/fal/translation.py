@@ -31,6 +31,7 @@ def translate(names: ModelNames, model: str, body: dict[str, Any], webhook: str 
     if fields.get("image"):
         fields.setdefault("prompt", VARIATION)
     fields |= {**names.fields(model_name(model)), **_size(body), **_loras(body)}
+    names.set_scheduler(translation)
     if webhook:
         fields |= {"webhook_url": webhook, "webhook_events": list(FINAL_EVENTS)}
     checker = "the operator chooses the safety checker"

@@ -1,7 +1,8 @@
 """The route of Hugging Face's inference API: a model's address takes a prompt or an image, and answers an image."""
 
 from dataclasses import replace
-from typing import Annotated, Any
+from functools import partial
+from typing import Annotated
 
 from fastapi import APIRouter, Header, Request, Response
 
@@ -44,11 +45,7 @@ async def infer(
 
     A body that is an image itself is varied without a prompt.
     """
-    chosen = (await ModelNames.read(services)).fields(model)
-
-    def to_fields(body: dict[str, Any]) -> Any:
-        return translate(body, chosen)
-
+    to_fields = partial(translate, await ModelNames.read(services), model)
     async with translated_submission(
         http, services, idempotency, ApiProtocol.HUGGINGFACE, to_fields, "inputs"
     ) as submission:

@@ -6,6 +6,7 @@ from typing import Any
 from api.field_errors import invalid_field
 from api.intake.json_uploads import PADDING
 from api.intake.submissions import VARIATION, Translation
+from api.protocols.model_names import ModelNames
 
 #: How an image begins in base64: PNG, JPEG, WebP, or the address of one.
 _IMAGE = re.compile(r"iVBORw0KGgo|[/_]9j[/_]|UklGR|data:image/|https?://")
@@ -13,8 +14,8 @@ _IMAGE = re.compile(r"iVBORw0KGgo|[/_]9j[/_]|UklGR|data:image/|https?://")
 _READ = frozenset({"target_size", "prompt"})
 
 
-def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
-    """`model` has the fields that choose the model of the address. Raises InvalidRequest."""
+def translate(names: ModelNames, model: str, body: dict[str, Any]) -> Translation:
+    """`model` is the one in the address. Raises InvalidRequest."""
     parameters = body.get("parameters") or {}
     if not isinstance(parameters, dict):
         raise invalid_field("/parameters", "must be an object")
@@ -22,7 +23,8 @@ def translate(body: dict[str, Any], model: dict[str, Any]) -> Translation:
     fields, prompt = translation.fields, parameters.get("prompt")
     # The address says which.
     fields.pop("model", None)
-    fields |= {**model, **_inputs(body.get("inputs"), prompt), **_size(parameters)}
+    fields |= {**names.fields(model), **_inputs(body.get("inputs"), prompt), **_size(parameters)}
+    names.set_scheduler(translation)
     if prompt is None:
         translation.names["prompt"] = "inputs"
     return translation

@@ -7,7 +7,7 @@ from api.problems import problem_responses
 
 TAG = "MCP"
 DESCRIPTION = (
-    "The Model Context Protocol for agents: streamable HTTP, stateless, protocol versions 2025-11-25 and 2026-07-28. "
+    "The Model Context Protocol for agents: streamable HTTP, stateless, versions from 2024-11-05 to 2026-07-28. "
     "Its tools make and edit images; `tools/list` describes them. See docs/mcp.md."
 )
 _ERRORS = ("unauthorized", "unsupported-media-type", "store-unavailable")

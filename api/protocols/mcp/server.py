@@ -26,7 +26,8 @@ Steps = Annotated[int | None, Field(description="Denoising steps; default: the m
 Guidance = Annotated[float | None, Field(description="How closely the image follows the prompt", ge=0, le=100)]
 Seed = Annotated[int | None, Field(description="Reproduces an image; default: random", ge=0, le=2**32 - 1)]
 NumImages = Annotated[int, Field(description="How many images to make from the one prompt", ge=1, le=64)]
-Strength = Annotated[float | None, Field(description="How much may change: 1 is everything", gt=0, le=1)]
+# Not gt: Gemini refuses every call of a model whose tools have an exclusiveMinimum. Admission refuses 0.
+Strength = Annotated[float | None, Field(description="How much may change: 1 is everything", ge=0, le=1)]
 JobId = Annotated[str, Field(description="The id of a job, from an earlier result")]
 Seconds = Annotated[int, Field(description="How long to wait", ge=0, le=calls.WAIT_SECONDS)]
 Source = Annotated[
@@ -46,6 +47,8 @@ class _Server(MCPServer[Any]):
         self, name: str, arguments: dict[str, Any], context: Context[Any, Any] | None = None
     ) -> CallToolResult | InputRequiredResult:
         """Raises ToolError also for a misspelt argument. Some clients add arguments of their own to every call."""
+        # Some models fill in every argument: null or an empty text stands for what they leave out.
+        arguments = {name: value for name, value in arguments.items() if value not in (None, "")}
         tools = {tool.name: tool.input_schema["properties"].keys() for tool in await self.list_tools()}
         known = tools.get(name, arguments.keys())
         unknown = [argument for argument in arguments if argument not in known and NAME.fullmatch(argument)]

@@ -28,16 +28,15 @@ USAGE = {
 async def images_response(
     services: Services, http: Request, snapshot: JobSnapshot, parameters: ImageParameters
 ) -> Response:
-    """The images as base64 or as links, or the error that the job failed with. Raises ImageNotFound."""
+    """The images as base64 or as links, or both, or the error that the job failed with. Raises ImageNotFound."""
     job, headers = snapshot.job, {"X-Job-Id": snapshot.job.id, "x-request-id": snapshot.job.id}
     if job.error is not None:
         return failed_job_response(job.error, headers)
     images = await services.inline_images.required(job)
-    if job.request.response_format is ResponseFormat.URL:
-        body = _body(job, images, parameters, await services.links(http), {})
-        return Response(body, headers=headers, media_type="application/json")
-    render = partial(_body, job, images, parameters, None)
-    return services.inline_images.response(job, render, images, headers)
+    only_links = job.request.response_format is ResponseFormat.URL
+    links = await services.links(http) if only_links or parameters.may_expect_links else None
+    render = partial(_body, job, images, parameters, links)
+    return services.inline_images.response(job, render, [] if only_links else images, headers)
 
 
 def description(job: Job, image: Image, parameters: ImageParameters) -> dict[str, Any]:
@@ -54,9 +53,10 @@ def description(job: Job, image: Image, parameters: ImageParameters) -> dict[str
 def _body(
     job: Job, images: Sequence[Image], parameters: ImageParameters, links: Links | None, inline: Mapping[int, str]
 ) -> str:
-    """`inline` has what stands for the bytes of each image; without it, images are links."""
+    """`inline` has what stands for the bytes of each image; it is empty for links alone."""
     data = [
-        {"b64_json": inline[image.index]} if links is None else {"url": links.image(job.id, image.index)}
+        ({"b64_json": inline[image.index]} if inline else {})
+        | ({"url": links.image(job.id, image.index)} if links else {})
         for image in images
     ]
     created = int((job.finished_at or job.created_at).timestamp())

@@ -60,6 +60,12 @@ class ImageParameters(DescribedModel):
         return int(width), int(height)
 
     @property
+    def may_expect_links(self) -> bool:
+        """Whether OpenAI would link to the images: without a response_format, it does for all models but GPT Image."""
+        is_gpt_image = (self.model or "").startswith(("gpt-image", "chatgpt-image"))
+        return not is_gpt_image and "response_format" not in (self.model_extra or {})
+
+    @property
     def reported_quality(self) -> str:
         """As answers have it, which know fewer values."""
         known = {"low", "medium", "high", "xhigh", "max"}

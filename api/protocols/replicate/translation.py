@@ -10,12 +10,15 @@ from api.intake.submissions import Translation
 from api.models.offered import OfferedModels
 from api.protocols.model_names import ModelNames
 from shared.jobs.types import WebhookEvent
+from shared.models.capabilities import Capabilities
 from shared.protocols.replicate import model_name, version_id
 
 #: Our fields by the names that the inputs of Replicate's models have for them.
 _NAMES = {
     "num_outputs": "num_images",
+    "steps": "num_inference_steps",
     "guidance": "guidance_scale",
+    "cfg": "guidance_scale",
     "prompt_strength": "strength",
     "input_image": "image",
     "input_images": "image",
@@ -44,7 +47,11 @@ def translate(names: ModelNames, path: str | None, body: dict[str, Any]) -> Tran
     fields |= names.fields(model_name(path) if path is not None else _model_of(body.get("version"), names.models))
     if fields.get("output_format") == "jpg":
         fields["output_format"] = "jpeg"
-    fields |= _size(inputs, fields, names.models)
+    fields |= _size(inputs, fields, names.capabilities(fields))
+    names.set_scheduler(translation)
+    if not fields.get("image"):
+        # The examples of Replicate's models send it with every call.
+        fields.pop("strength", None)
     fields |= _webhook(body)
     return translation
 
@@ -70,7 +77,7 @@ def _with_sides(inputs: dict[str, Any]) -> dict[str, Any]:
     return sides | {name: value for name, value in inputs.items() if name != "size"}
 
 
-def _size(inputs: Mapping[str, Any], fields: Mapping[str, Any], models: OfferedModels) -> dict[str, Any]:
+def _size(inputs: Mapping[str, Any], fields: Mapping[str, Any], model: Capabilities | None) -> dict[str, Any]:
     """Sides of this aspect ratio with the area of the model's native size."""
     ratio = inputs.get("aspect_ratio")
     if ratio in (None, "custom", "match_input_image") or "width" in fields or "height" in fields:
@@ -78,17 +85,9 @@ def _size(inputs: Mapping[str, Any], fields: Mapping[str, Any], models: OfferedM
     match = _RATIO.fullmatch(ratio) if isinstance(ratio, str) else None
     if match is None or not int(match[1]) or not int(match[2]):
         raise invalid_field("/aspect_ratio", "must be two numbers such as 16:9")
-    width, height = _native_size(models, fields.get("model"))
+    width, height = (model.width, model.height) if model else (1024, 1024)
     scale = sqrt(width * height / (int(match[1]) * int(match[2])))
     return {"width": round(int(match[1]) * scale), "height": round(int(match[2]) * scale)}
-
-
-def _native_size(models: OfferedModels, name: str | None) -> tuple[int, int]:
-    for model in models:
-        capabilities = model.entry.capabilities
-        if capabilities is not None and (model.entry.name == name if name else model.is_default):
-            return capabilities.width, capabilities.height
-    return 1024, 1024
 
 
 def _webhook(body: Mapping[str, Any]) -> dict[str, Any]:

@@ -39,6 +39,17 @@ SAMPLERS = (
 SCHEDULES: Mapping[str, str] = {"": AUTOMATIC, "karras": "Karras"}
 
 
+#: Samplers and schedule types by the classes of diffusers, whose names models on Replicate have for them.
+_CLASSES: Mapping[str, tuple[str, str]] = {
+    "dpmsolvermultistep": ("DPM++ 2M", "uniform"),
+    "karrasdpm": ("DPM++ 2M", "karras"),
+    "eulerancestraldiscrete": ("Euler a", ""),
+    "eulerdiscrete": ("Euler", ""),
+    "heundiscrete": ("Heun", ""),
+    "unipcmultistep": ("UniPC", ""),
+}
+
+
 def choose_scheduler(sampler: str, schedule: str, offered: Collection[str]) -> tuple[str | None, list[str]]:
     """Our scheduler for a sampler by any of its names, also by the older ones that end in the schedule type.
 
@@ -59,6 +70,14 @@ def choose_scheduler(sampler: str, schedule: str, offered: Collection[str]) -> t
     if suffix not in _KNOWN_SUFFIXES or (suffix == "karras" and not chosen.endswith("_karras")):
         warnings.append(f"{found.name} has no schedule type {schedule[:64]!r} here: its own is used")
     return chosen, warnings
+
+
+def find_scheduler(name: str, offered: Collection[str]) -> tuple[str | None, list[str]] | None:
+    """Our scheduler for a name of the web UI or for a class of diffusers; None for any other name."""
+    plain = _plain(name).removesuffix("scheduler")
+    sampler, schedule = _CLASSES.get(plain, (plain, ""))
+    is_known = _plain(sampler).removesuffix("karras") in _BY_NAME
+    return choose_scheduler(sampler, schedule, offered) if is_known else None
 
 
 def sampler_of(scheduler: str) -> tuple[str, str]:

@@ -60,6 +60,27 @@ def test_a_chunked_form_is_read(api: Api) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.parametrize(
+    ("framing", "body"),
+    [
+        ("Content-Length: 15", '{"prompt": "x"}'),
+        ("Transfer-Encoding: chunked", 'f\r\n{"prompt": "x"}\r\n0\r\n\r\n'),
+    ],
+    ids=["length", "chunks"],
+)
+def test_a_body_is_read_although_its_client_offers_another_protocol(api: Api, framing: str, body: str) -> None:
+    """The HttpClient of Java, which LangChain4j and Spring AI use, offers HTTP/2 with every request."""
+    offer = "HTTP2-Settings: AAEAAEAAAAIAAAAAAAMAAAAAAAQBAAAAAAUAAEAAAAYABgAA\r\nUpgrade: h2c"
+
+    def request(connection: str) -> str:
+        head = f"POST /api/jobs HTTP/1.1\r\nConnection: {connection}\r\n{framing}\r\nHost: localhost\r\n{offer}\r\n"
+        return f"{head}Content-Type: application/json\r\n\r\n{body}"
+
+    answers = send_raw(api, request("Upgrade, HTTP2-Settings") + request("close, Upgrade, HTTP2-Settings"))
+
+    assert answers.count(b"HTTP/1.1 202 Accepted") == 2
+
+
 @pytest.mark.parametrize("path", ["/api/jobs", "/api/txt2img", "/api/img2img"])
 def test_a_chunked_body_has_a_size_limit(null: Stack, path: str) -> None:
     api = null.start_api(SD_MAX_BODY_BYTES="200000")

@@ -241,6 +241,13 @@ def test_hugging_face_clients_are_told_what_is_wrong(api: Api, body: dict[str, A
     assert answer.json()["error"].endswith((".", "what."))
 
 
+def test_an_error_that_lasts_is_no_503_for_hugging_face_clients(api: Api) -> None:
+    """The one for JavaScript repeats such a call without a pause and without an end."""
+    answer = api.post("/models/null/broken", {"inputs": "x"})
+
+    assert (answer.status_code, answer.json()["code"]) == (500, "model-unavailable")
+
+
 def test_a_raw_image_that_is_too_large_is_refused(api: Api) -> None:
     answer = api.http.post(f"{api.url}/models/null", data=noise_png(4096, 2048), timeout=60)
 

@@ -1,8 +1,12 @@
 """The SDK behind /mcp, which the first client starts."""
 
 import asyncio
+import json
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,3 +40,20 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
     asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
 
     assert handled == ["DELETE"]
+
+
+def test_the_sdk_is_not_loaded_before_the_first_client() -> None:
+    """It takes 25 MB."""
+    code = "import sys, api.app; sys.exit('mcp' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_no_tool_has_a_schema_that_gemini_refuses() -> None:
+    """It refuses every call of a model with such a tool."""
+    from api.protocols.mcp.server import create_server
+
+    tools = asyncio.run(create_server(SimpleNamespace(version="1")).list_tools())  # type: ignore[arg-type]
+
+    schemas = json.dumps([tool.input_schema for tool in tools])
+    assert "strength" in schemas
+    assert "exclusive" not in schemas

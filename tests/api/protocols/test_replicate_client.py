@@ -80,21 +80,16 @@ def test_run_with_a_version_returns_the_same(client: replicate.Client) -> None:
 
 
 def test_names_of_other_models_inputs_are_understood(client: replicate.Client) -> None:
-    inputs = {
-        **QUICK,
-        "num_outputs": 2,
-        "aspect_ratio": "1:1",
-        "guidance": 5.0,
-        "output_format": "jpg",
-        "go_fast": True,
-        "megapixels": "0.25",
-    }
+    inputs = {"num_outputs": 2, "aspect_ratio": "1:1", "guidance": 5.0, "output_format": "jpg", "go_fast": True}
+    # As Replicate's examples for SDXL and FLUX have them.
+    inputs |= {**QUICK, "megapixels": "0.25", "scheduler": "K_EULER", "prompt_strength": 0.8}
     prediction = client.models.predictions.create("imagegen/starter", inputs, wait=True)
 
     assert prediction.status == "succeeded"
     assert [url[:23] for url in prediction.output] == ["data:image/jpeg;base64,"] * 2
     assert prediction.input is not None
     assert (prediction.input["guidance_scale"], prediction.input["num_images"]) == (5.0, 2)
+    assert prediction.input["scheduler"] == "euler"
     assert prediction.logs is not None
     assert "go_fast" in prediction.logs
     assert "megapixels" in prediction.logs

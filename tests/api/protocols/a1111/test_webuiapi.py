@@ -180,7 +180,8 @@ def test_an_idle_service_says_so(client: webuiapi.WebUIApi) -> None:
 
 def test_checkpoints_are_chosen_by_title_name_or_hash(client: webuiapi.WebUIApi) -> None:
     (model,) = client.get_sd_models()
-    for text in (model["title"], model["model_name"], model["hash"], "starter.safetensors", ""):
+    of_another_service = "starter.safetensors [0123456789]"
+    for text in (model["title"], model["model_name"], model["hash"], "starter.safetensors", of_another_service, ""):
         assert client.set_options({"sd_model_checkpoint": text}) is None
         result = client.txt2img(
             prompt="x", steps=1, width=64, height=64, override_settings={"sd_model_checkpoint": text}

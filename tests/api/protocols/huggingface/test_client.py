@@ -36,10 +36,12 @@ def test_a_prompt_becomes_an_image_of_the_size_that_was_asked(client: InferenceC
 
 
 def test_the_job_is_listed_under_its_origin(sd: Stack, client: InferenceClient) -> None:
-    client.text_to_image("x", negative_prompt="y", guidance_scale=3.5, num_inference_steps=2, seed=9)
+    chosen = {"guidance_scale": 3.5, "num_inference_steps": 2, "scheduler": "EulerDiscreteScheduler"}
+    client.text_to_image("x", negative_prompt="y", seed=9, **chosen)  # type: ignore[arg-type]
 
     job = sd.api.get("/api/jobs?origin=huggingface&limit=1").json()["jobs"][0]
     assert (job["origin"], job["request"]["seed"], job["request"]["guidance_scale"]) == ("huggingface", 9, 3.5)
+    assert job["request"]["scheduler"] == "euler"
 
 
 def test_an_image_and_a_prompt_become_an_image(client: InferenceClient) -> None:

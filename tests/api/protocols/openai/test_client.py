@@ -90,6 +90,30 @@ def test_links_open_the_image(sd: Stack, openai_client: openai.OpenAI) -> None:
     assert url is not None
     answer = sd.api.get(url.removeprefix(sd.api.url))
     assert (answer.status_code, answer.headers["content-type"]) == (200, "image/webp")
+    assert images.data[0].b64_json is None
+
+
+@pytest.mark.parametrize(
+    ("options", "has_link"),
+    [
+        ({}, True),
+        # The tools of LangChain and LibreChat send these, and read the link.
+        ({"model": "dall-e-2"}, True),
+        ({"model": "dall-e-3", "quality": "standard", "style": "vivid"}, True),
+        # Open WebUI prefers a link, and then refuses to fetch it from a private address.
+        ({"model": "gpt-image-1"}, False),
+        ({"model": "dall-e-3", "response_format": "b64_json"}, False),
+    ],
+)
+def test_clients_find_a_link_where_openai_would_send_one(null: Stack, options: Any, has_link: bool) -> None:
+    with openai_for(null.api.url) as client:
+        images = client.images.generate(prompt="x", **options)
+
+    assert images.data is not None
+    (image,) = images.data
+    assert image.b64_json is not None
+    assert (image.url is not None) is has_link
+    assert image.url is None or null.api.get(image.url.removeprefix(null.api.url)).content == decoded(image)
 
 
 def test_what_has_no_effect_is_a_warning(sd: Stack, openai_client: openai.OpenAI) -> None:

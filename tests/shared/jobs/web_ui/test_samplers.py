@@ -2,7 +2,7 @@
 
 import pytest
 
-from shared.jobs.web_ui.samplers import AUTOMATIC, choose_scheduler, sampler_of
+from shared.jobs.web_ui.samplers import AUTOMATIC, choose_scheduler, find_scheduler, sampler_of
 
 OFFERED = (
     *("ddim", "dpm++_2m", "dpm++_2m_karras", "dpm++_2m_sde", "dpm++_2m_sde_karras"),
@@ -51,6 +51,34 @@ def test_what_is_not_available_gives_a_warning(
     assert warning in warnings[0]
     assert len(warnings) == 1
     assert len(warnings[0]) < 200
+
+
+@pytest.mark.parametrize(
+    ("name", "scheduler"),
+    [
+        # Of Replicate's models for Stable Diffusion and SDXL.
+        ("DDIM", "ddim"),
+        ("DPMSolverMultistep", "dpm++_2m"),
+        ("HeunDiscrete", "heun"),
+        ("KarrasDPM", "dpm++_2m_karras"),
+        ("K_EULER_ANCESTRAL", "euler_a"),
+        ("K_EULER", "euler"),
+        ("PNDM", "pndm"),
+        # Of fal's.
+        ("DPM++ 2M SDE Karras", "dpm++_2m_sde_karras"),
+        ("Euler A", "euler_a"),
+        # Of diffusers.
+        ("EulerAncestralDiscreteScheduler", "euler_a"),
+        ("UniPCMultistepScheduler", "unipc"),
+        ("LCMScheduler", "lcm"),
+    ],
+)
+def test_a_scheduler_is_found_by_the_names_of_other_services(name: str, scheduler: str) -> None:
+    assert find_scheduler(name, OFFERED) == (scheduler, [])
+
+
+def test_a_name_that_no_service_has_is_not_found() -> None:
+    assert find_scheduler("K_EULR", OFFERED) is None
 
 
 def test_schedulers_have_the_names_of_the_web_ui() -> None:
