@@ -73,13 +73,15 @@ class Bench:
     def inputs(self) -> InputStore:
         return ImageStore(FolderStore(self.folder)).inputs
 
-    def submit(self, images: Sequence[bytes] = (), mask: bytes | None = None, **request: Any) -> Job:
+    def submit(
+        self, images: Sequence[bytes] = (), mask: bytes | None = None, *, owner: str = "", **request: Any
+    ) -> Job:
         """Queue a new job with its input images."""
         staged = self.inputs.create_staging_area()
         references: dict[str, Any] = {"image": [arrived(staged, image) for image in images]}
         references |= {"mask": arrived(staged, mask)} if mask is not None else {}
         wanted = GenerationRequest.model_validate({"prompt": "x", **references, **request})
-        job = Job.new(wanted, Backend.NULL, datetime.now(UTC))
+        job = Job.new(wanted, Backend.NULL, datetime.now(UTC), owner)
         if images:
             staged.commit(job.id)
         admission = self.store.run(self.jobs.create(job, QueueLimits(1000, 1000)))

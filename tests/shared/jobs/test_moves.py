@@ -163,6 +163,15 @@ def test_a_list_finds_few_matches_among_many_jobs(records: Records) -> None:
         assert [snapshot.job.id for snapshot in page.jobs] == [running.id]
 
 
+def test_a_list_leaves_out_jobs_whose_record_was_lost(records: Records) -> None:
+    lost, job = records.accepted_many(2)
+    records.store.client.delete(f"{records.prefix}job:{lost.id}")
+
+    page = records.run(records.jobs.list_page(JobFilter(), 10, None))
+
+    assert [snapshot.job.id for snapshot in page.jobs] == [job.id]
+
+
 def test_a_cursor_never_names_a_job_of_another_owner(records: Records) -> None:
     records.accepted_many(250, owner="alice")
     records.started_many(251, owner="bob")

@@ -5,9 +5,7 @@ from datetime import timedelta
 
 import pytest
 
-from shared.jobs.admission import IdempotencyKey, OnDuplicate
 from shared.jobs.job import Job
-from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from tests.shared.conftest import NOW, ROOM, Records, new_job
 
@@ -59,7 +57,10 @@ def test_an_owner_without_recent_jobs_gets_only_one_turn(records: Records) -> No
     records.accepted(owner="b")
     for _ in range(30):
         records.accepted(owner="a")
-    started(records, 21)
+    lost, *_ = started(records, 21)
+    # Its turn was long ago.
+    assert records.run(records.jobs.move(lost, lost.requeue(lost=True)))
+    started(records, 1)
     for _ in range(10):
         records.accepted(owner="b")
 
@@ -85,6 +86,18 @@ def test_jobs_behind_a_withdrawn_one_of_their_owner_move_up(records: Records) ->
     assert records.run(records.jobs.move(withdrawn, withdrawn.cancel(NOW)))
 
     assert owners(started(records, 9)) == "bbbababab"
+
+
+def test_a_withdrawn_job_moves_none_before_it_and_none_of_another_priority(records: Records) -> None:
+    for owner in "ba":
+        records.accepted(owner, priority="low")
+    _, withdrawn, _ = records.accepted_many(3, "a")
+    records.accepted_many(3, "b")
+    records.accepted("a", priority="high")
+
+    assert records.run(records.jobs.move(withdrawn, withdrawn.cancel(NOW)))
+
+    assert owners(started(records, 8)) == "a" + "ababb" + "ba"
 
 
 def test_no_later_job_of_an_owner_starts_before_an_earlier_one_after_others_were_withdrawn(records: Records) -> None:
@@ -203,18 +216,6 @@ def test_duration_stats_are_bounded_and_not_forgotten_at_once(records: Records, 
     stats = records.store.client.hgetall(f"{records.prefix}pace:null")
     assert len(stats) == min(kinds + 1, 256)
     assert stats["*"] == "1000"
-
-
-def test_a_second_retry_of_an_unconfirmed_request_gets_the_same_job(records: Records) -> None:
-    first, again = (Job.new(GenerationRequest(prompt="x", seed=1), Backend.NULL, NOW) for _ in range(2))
-    repeat = IdempotencyKey("unsure", "hash", OnDuplicate.RETURN_UNCONFIRMED, 60_000)
-    # Its caller had stopped waiting when it was accepted.
-    assert records.run(records.jobs.create(first, ROOM, repeat, answer_by_ms=1)).outcome == "created"
-
-    answers = [records.run(records.jobs.create(again, ROOM, repeat)) for _ in range(2)]
-
-    assert [(answer.outcome, answer.job_id) for answer in answers] == [("duplicate", first.id)] * 2
-    assert records.order() == [first.id]
 
 
 def read_calls(records: Records) -> int:

@@ -14,6 +14,7 @@ from tests.shared.outbound.servers import Script, redirect, serve
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Receiver, answer, receiving, tomorrow
 from tests.support.polling import wait_until
+from worker.housekeeper import webhook_dispatcher
 from worker.housekeeper.retry_policy import SCHEDULE
 
 
@@ -146,9 +147,10 @@ def test_410_makes_a_webhook_dead_at_once(outbox: OutboxHarness, receiver: Recei
     assert receiver.types == ["started"]
 
 
-def test_a_webhook_is_dead_after_the_last_retry_and_can_be_redelivered(
-    outbox: OutboxHarness, receiver: Receiver
+def test_a_webhook_is_dead_after_the_last_retry_and_can_be_redelivered_at_once(
+    outbox: OutboxHarness, receiver: Receiver, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(webhook_dispatcher, "LONGEST_WAIT_SECONDS", 1000)
     receiver.behave = answer(503)
     with outbox.sending(outbox.sender([receiver.origin]), schedule=[0.02, 0.02]):
         job = outbox.done(webhook_url=receiver.url)

@@ -31,7 +31,7 @@ class HousekeeperBench(Bench):
 
     def expire_lease(self, job: Job) -> None:
         """As if its worker had not renewed the lease for too long."""
-        self.store.client.zadd(f"{self.prefix}leases", {job.id: 1})
+        self.store.client.zadd(f"{self.prefix}leases", {job.id: 1}, xx=True)
 
     def reaper(self) -> Reaper:
         return Reaper(self.store, self.jobs, self.housekeeping, JobRecovery(self.store, self.jobs))
@@ -51,7 +51,7 @@ class HousekeeperBench(Bench):
         return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None)
 
     def age_upload(self, job_id: str) -> None:
-        self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1})
+        self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1}, xx=True)
 
     @property
     def files(self) -> list[Path]:

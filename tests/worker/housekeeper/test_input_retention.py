@@ -35,6 +35,15 @@ def test_inputs_whose_job_was_never_accepted_are_deleted_after_a_day(bench: Hous
     assert [folder.job_id for folder in bench.inputs.list_folders()] == [coming]
 
 
+def test_uploads_that_became_no_job_are_forgotten(bench: HousekeeperBench) -> None:
+    bench.store.run(bench.housekeeping.register_upload("lost"))
+    bench.age_upload("lost")
+
+    bench.store.run(bench.housekeeping.register_upload("coming"))
+
+    assert bench.store.client.zrange(f"{bench.prefix}uploads", 0, -1) == ["coming"]
+
+
 def test_inputs_of_a_job_in_another_redis_are_never_deleted(bench: HousekeeperBench, other: HousekeeperBench) -> None:
     waiting = bench.submit([IMAGE])
     for installation in (bench, other):

@@ -30,6 +30,13 @@ def test_a_job_whose_lease_expired_is_requeued_and_wakes_a_worker(bench: Houseke
     job = bench.read(running)
     assert (job.state, job.losses) == ("queued", 1)
     assert bench.wake_ups() == 1
+    assert bench.reap() == 0
+
+
+def test_a_job_that_has_just_started_is_left_alone(bench: HousekeeperBench) -> None:
+    bench.start(bench.submit())
+
+    assert bench.reap() == 0
 
 
 def test_the_job_of_a_worker_that_died_before_the_clock_was_set_back_is_requeued(bench: HousekeeperBench) -> None:
@@ -129,8 +136,9 @@ def test_a_worker_requeues_no_job_of_another_worker(bench: HousekeeperBench) -> 
 
 
 def test_a_job_that_no_worker_starts_fails_at_its_deadline(bench: HousekeeperBench) -> None:
-    job, other = bench.submit(deadline_seconds=1), bench.submit(deadline_seconds=1000)
-    bench.store.client.zadd(f"{bench.prefix}deadlines", {job.id: 1})
+    job, other = bench.submit(deadline_seconds=1000), bench.submit(deadline_seconds=1000)
+    assert bench.reap() == 0
+    bench.store.client.zadd(f"{bench.prefix}deadlines", {job.id: 1}, xx=True)
 
     assert bench.reap() == 1
 
@@ -141,9 +149,12 @@ def test_a_job_that_no_worker_starts_fails_at_its_deadline(bench: HousekeeperBen
 
 
 def test_a_job_that_starts_has_met_its_deadline(bench: HousekeeperBench) -> None:
-    running = bench.start(bench.submit(deadline_seconds=1))
+    queued, deadlines = bench.submit(deadline_seconds=1), f"{bench.prefix}deadlines"
+    assert bench.store.client.zcard(deadlines) == 1
 
-    assert bench.store.client.zcard(f"{bench.prefix}deadlines") == 0
+    running = bench.start(queued)
+
+    assert bench.store.client.zcard(deadlines) == 0
     assert not bench.read(running).is_overdue(datetime.now(UTC) + DAY)
 
 

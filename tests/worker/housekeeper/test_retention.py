@@ -22,7 +22,7 @@ from worker.housekeeper.retention import RemovalCounts, RetentionRules, first_id
 def test_old_jobs_are_deleted_from_every_index(bench: HousekeeperBench) -> None:
     baseline = {key.removeprefix(bench.prefix) for key in bench.store.client.scan_iter(f"{bench.prefix}*")}
     for number in range(3):
-        bench.run(bench.submit(label=f"label {number}"))
+        bench.run(bench.submit(owner="n8n", label=f"label {number}"))
 
     removed = bench.apply_retention(RetentionRules(DAY, None, None), after=2 * DAY)
 

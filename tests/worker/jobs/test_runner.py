@@ -182,6 +182,7 @@ def test_a_lost_record_does_not_block_the_queue(bench: Bench) -> None:
     bench.store.client.delete(f"{bench.prefix}job:{lost.id}")
 
     assert bench.run(next_one).state == "succeeded"
+    assert not bench.store.client.exists(f"{bench.prefix}queue:null")
 
 
 def test_a_job_that_is_cancelled_while_it_renders_ends_cancelled(bench: Bench) -> None:

@@ -7,9 +7,9 @@ local record_prefix, worker = ARGV[1], ARGV[2]
 
 local docs = {}
 for _, id in ipairs(redis.call('ZRANGE', running_index, 0, -1)) do
-  local fields = redis.call('HMGET', record_prefix .. id, 'state', 'worker', 'doc')
-  if fields[1] == 'running' and fields[2] == worker then
-    docs[#docs + 1] = fields[3]
+  local fields = redis.call('HMGET', record_prefix .. id, 'worker', 'doc')
+  if fields[1] == worker then
+    docs[#docs + 1] = fields[2]
   end
 end
 return docs

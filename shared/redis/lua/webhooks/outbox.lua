@@ -68,7 +68,6 @@ function OUTBOX.delete(prefix, id)
   redis.call('DEL', prefix .. 'event:' .. id)
   if queue then
     redis.call('ZREM', prefix .. 'queue:' .. queue, id)
-    OUTBOX.end_attempt(prefix, queue, id)
   end
   redis.call('ZREM', prefix .. 'progress:' .. owner, id)
 end

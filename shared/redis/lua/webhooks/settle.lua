@@ -92,11 +92,10 @@ end
 if is_gone then
   redis.call('HDEL', record, 'receiver')
   for _, other in pairs(cjson.decode(redis.call('HGET', record, 'deliveries') or '{}')) do
-    if other.state == 'pending' and other.id ~= id then
+    if other.state == 'pending' then
       OUTBOX.drop(prefix, record, other.id, 'gone', 'its receiver wants no more events of this job')
     end
   end
 end
 OUTBOX.schedule(prefix, queue)
-redis.call('PUBLISH', prefix .. 'news', queue)
 return 1
