@@ -2,11 +2,10 @@
 -- KEYS: slots by the time in ms at which they expire
 -- ARGV: holder, number of slots, lease in ms
 -- Returns 1, or 0 when none is free.
+-- include commands/now
 local slots = KEYS[1]
 local holder, limit, lease_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', slots, '-inf', now)
 -- No lease ends later: the server's clock was set back.
 for _, other in ipairs(redis.call('ZRANGEBYSCORE', slots, '(' .. now + lease_ms, '+inf')) do
