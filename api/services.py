@@ -128,14 +128,10 @@ def _base_url(scheme: str, server: tuple[str, int | None] | None, host: bytes | 
     return str(Request({"type": "http", "path": "/", **address}).base_url).rstrip("/")
 
 
-def services_of(request: Request) -> Services:
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _services(request: Request) -> Services:
-    return services_of(request)
-
-
-ServicesDep = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(services_of)]

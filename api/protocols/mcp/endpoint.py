@@ -44,7 +44,7 @@ class McpEndpoint:
                 receive = await self._without_images(http, exits)
             elif scope["method"] == "GET":
                 # This opens an endless stream.
-                exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
+                exits.enter_context(self._services.stream_limit.slot((await require_caller(http)).client_id))
             await manager.handle_request(scope, receive, send)
 
     async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:
