@@ -29,7 +29,7 @@ class McpEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
         #: A start that failed, for example because too many files were open, is tried again.
-        self._manager = CachedRead(self._start, math.inf)
+        self._manager: CachedRead[StreamableHTTPSessionManager] = CachedRead(self._start, math.inf)
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
