@@ -59,8 +59,8 @@ class Services:
         self.image_store = ImageStore(storage)
         self.inline_images = InlineImages(self.image_store)
         self.disk_space = DiskSpace(storage, settings.min_free_bytes)
-        limits = settings.max_image_bytes, settings.max_image_pixels, settings.max_request_pixels
-        self.uploads = UploadStore(self.image_store.inputs, self.disk_space, ImageFetcher(self.outbound), *limits)
+        fetcher = ImageFetcher(self.outbound)
+        self.uploads = UploadStore(settings, self.image_store.inputs, self.disk_space, fetcher)
         self.event_hub = EventHub(connections, store, jobs)
         self.job_feed = JobFeed(self.event_hub)
         self.live_jobs = LiveJobs(self.event_hub, self.sessions)
