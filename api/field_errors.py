@@ -79,11 +79,6 @@ def invalid_field(pointer: str, detail: str) -> InvalidRequest:
     return InvalidRequest(errors=[FieldError(pointer, detail)])
 
 
-def validate_request(fields: Any) -> GenerationRequest:
-    """Raises RequestValidationError."""
-    return validate(GenerationRequest, fields)
-
-
 def validate(model: type[M], fields: Any) -> M:
     """Raises RequestValidationError."""
     try:

@@ -59,8 +59,8 @@ class Services:
         self.image_store = ImageStore(storage)
         self.inline_images = InlineImages(self.image_store)
         self.disk_space = DiskSpace(storage, settings.min_free_bytes)
-        limits = settings.max_image_bytes, settings.max_image_pixels, settings.max_request_pixels
-        self.uploads = UploadStore(self.image_store.inputs, self.disk_space, ImageFetcher(self.outbound), *limits)
+        fetcher = ImageFetcher(self.outbound)
+        self.uploads = UploadStore(settings, self.image_store.inputs, self.disk_space, fetcher)
         self.event_hub = EventHub(connections, store, jobs)
         self.job_feed = JobFeed(self.event_hub)
         self.live_jobs = LiveJobs(self.event_hub, self.sessions)
@@ -128,14 +128,10 @@ def _base_url(scheme: str, server: tuple[str, int | None] | None, host: bytes | 
     return str(Request({"type": "http", "path": "/", **address}).base_url).rstrip("/")
 
 
-def services_of(request: Request) -> Services:
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def services_of(request: Request) -> Services:
     services: Services = request.app.state.services
     return services
 
 
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _services(request: Request) -> Services:
-    return services_of(request)
-
-
-ServicesDep = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(services_of)]

@@ -112,10 +112,10 @@ async def read_chunks(store: ImageStore, job: Job, image: Image) -> AsyncIterato
     return stream_chunks(store.storage, name, first, 0, size, CHUNK_BYTES)
 
 
-async def image_exists(storage: ObjectStore, name: str, image: Image) -> bool:
+async def image_exists(store: ImageStore, job: Job, image: Image) -> bool:
     """Whether the recorded file exists unchanged. Raises StorageUnavailable."""
     try:
-        await _first_chunk(storage, name, image, 0, 1)
+        await _first_chunk(store.storage, image_name(job, image.index), image, 0, 1)
     except ImageNotFound:
         return False
     return True

@@ -31,7 +31,7 @@ class InlineImages:
 
     async def available(self, job: Job) -> list[Image]:
         """The images whose recorded file exists. Raises StorageUnavailable."""
-        return [image for image in job.images if not image.flagged and await self._exists(job, image)]
+        return [image for image in job.images if not image.flagged and await image_exists(self.store, job, image)]
 
     async def required(self, job: Job) -> list[Image]:
         """The same. Raises ImageNotFound if there is none."""
@@ -39,9 +39,6 @@ class InlineImages:
         if not images:
             raise ImageNotFound(CANCELLED if job.state is State.CANCELLED else "")
         return images
-
-    async def _exists(self, job: Job, image: Image) -> bool:
-        return await image_exists(self.store.storage, image_name(job, image.index), image)
 
     def response(
         self,

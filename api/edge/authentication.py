@@ -165,7 +165,8 @@ async def charge(request: Request, units: int) -> None:
     await request.app.state.services.rate_limit.charge(request.state.caller.client_id, units, in_progress=True)
 
 
-def require_caller(request: Request) -> Caller:
+# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
+async def require_caller(request: Request) -> Caller:
     """Raises Unauthorized."""
     caller: Caller | None = request.state.caller
     if caller is None:
@@ -173,9 +174,4 @@ def require_caller(request: Request) -> Caller:
     return caller
 
 
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _require_caller(request: Request) -> Caller:
-    return require_caller(request)
-
-
-CallerDep = Annotated[Caller, Depends(_require_caller)]
+CallerDep = Annotated[Caller, Depends(require_caller)]

@@ -8,7 +8,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field, unknown_field, validate_request
+from api.field_errors import invalid_field, unknown_field, validate
 from api.intake.json_body import parse_json
 from api.intake.multipart_form import MultipartForm
 from api.intake.uploads import RequestUploads
@@ -57,7 +57,7 @@ async def read_form_request(
     if len(images["mask"]) > 1:
         raise invalid_field("/mask", "must be one image")
     fields = {**_parse(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)}
-    return validate_request(translate(fields))
+    return validate(GenerationRequest, translate(fields))
 
 
 async def _read_text(form: MultipartForm, name: str, *, is_file: bool) -> str:

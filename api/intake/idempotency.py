@@ -74,16 +74,7 @@ class IdempotencyScope:
         return IdempotencyKey(_hash(f"retry {content}"), request_hash, on_duplicate, RETRY_MS)
 
 
-def idempotency_scope(request: Request) -> IdempotencyScope:
-    """Raises Unauthorized and InvalidRequest."""
-    key = request.headers.get("idempotency-key")
-    if key is not None and not re.fullmatch(KEY_PATTERN, key):
-        raise invalid_field("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
-    return IdempotencyScope(require_caller(request), key, request.headers.get("x-stainless-retry-count"))
-
-
-# Asynchronous although it awaits nothing: FastAPI runs synchronous dependencies on a thread per request.
-async def _idempotency_scope(
+async def idempotency_scope(
     request: Request,
     _: Annotated[
         str | None,
@@ -94,10 +85,14 @@ async def _idempotency_scope(
         ),
     ] = None,
 ) -> IdempotencyScope:
-    return idempotency_scope(request)
+    """Raises Unauthorized and InvalidRequest."""
+    key = request.headers.get("idempotency-key")
+    if key is not None and not re.fullmatch(KEY_PATTERN, key):
+        raise invalid_field("/Idempotency-Key", "must be 1 to 255 visible ASCII characters")
+    return IdempotencyScope(await require_caller(request), key, request.headers.get("x-stainless-retry-count"))
 
 
-IdempotencyDep = Annotated[IdempotencyScope, Depends(_idempotency_scope)]
+IdempotencyDep = Annotated[IdempotencyScope, Depends(idempotency_scope)]
 
 
 class UnconfirmedJobs:

@@ -11,7 +11,7 @@ from fastapi import Request
 
 from api.edge.authentication import charge, require_caller
 from api.edge.rate_limit import FETCH_COST
-from api.field_errors import invalid_field, validate_request
+from api.field_errors import invalid_field, validate
 from api.intake.images.fetching import FETCH_SECONDS
 from api.intake.json_body import body_chunks, is_small, parse_body, read_json
 from api.intake.json_uploads import NOT_AN_IMAGE, NOT_BASE64_DATA_URL, Base64Decoder, JsonUploadReader, decode_base64
@@ -134,11 +134,11 @@ async def _fetch_urls(
     urls = [source.text for source in sources]
     for source in sources:
         source.replace(UNFETCHED)
-    request, end = validate_request(fields), time.monotonic() + FETCH_SECONDS
+    request, end = validate(GenerationRequest, fields), time.monotonic() + FETCH_SECONDS
     if not sources:
         return request
     await charge(http, FETCH_COST * len(sources))
-    client_id = require_caller(http).client_id
+    client_id = (await require_caller(http)).client_id
     for source, url in zip(sources, urls, strict=True):
         source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic(), client_id))
-    return validate_request(fields)
+    return validate(GenerationRequest, fields)

@@ -24,17 +24,14 @@ class Part:
     """None for a field."""
 
 
-class PartEnd:
-    pass
-
-
 class MultipartForm:
     """The parts of a body. Each must be read, with `data` or `content`, before the next."""
 
     def __init__(self, http: Request) -> None:
         """Raises InvalidRequest."""
         self._http = http
-        self._parsed: list[Part | bytearray | PartEnd] = []
+        #: Each part, its data in pieces, and None for its end.
+        self._parsed: list[Part | bytearray | None] = []
         self._header = (b"", b"")
         self._disposition = b""
         self._bytes_left = MAX_JSON_BYTES
@@ -59,7 +56,7 @@ class MultipartForm:
     async def data(self) -> AsyncIterator[bytes]:
         """The current part, as it arrives."""
         async for event in self._events:
-            if isinstance(event, PartEnd):
+            if event is None:
                 return
             if isinstance(event, bytearray):
                 yield bytes(event)
@@ -74,7 +71,7 @@ class MultipartForm:
             text += chunk
         return bytes(text)
 
-    async def _read(self) -> AsyncIterator[Part | bytearray | PartEnd]:
+    async def _read(self) -> AsyncIterator[Part | bytearray | None]:
         try:
             async for chunk in body_chunks(self._http):
                 self._parser.write(chunk)
@@ -94,7 +91,7 @@ class MultipartForm:
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._on_headers_finished,
             "on_part_data": self._on_data,
-            "on_part_end": lambda: self._parsed.append(PartEnd()),
+            "on_part_end": lambda: self._parsed.append(None),
             "on_end": self._on_end,
         }
 

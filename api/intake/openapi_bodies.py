@@ -9,6 +9,9 @@ from pydantic import BaseModel
 from api.intake.multipart_form import FORM_MEDIA_TYPE
 from shared.jobs.requests import GenerationRequest
 
+#: Schemas of fields: a text, a flag, and the code of an error.
+TEXT, FLAG = {"type": "string"}, {"type": "boolean"}
+CODE = {**TEXT, "description": "The code in docs/errors.md"}
 #: Fields whose value is a list.
 LISTS = frozenset({"loras", "webhook_events"})
 
@@ -45,6 +48,11 @@ class _Description(Mapping[str, Any]):
         return len(self._content)
 
 
+def object_schema(properties: Mapping[str, Any], required: Sequence[str] = (), **more: Any) -> dict[str, Any]:
+    schema: dict[str, Any] = {"type": "object", **more, "properties": properties}
+    return {**schema, "required": list(required)} if required else schema
+
+
 def json_content(schema: Mapping[str, Any], **more: Any) -> dict[str, Any]:
     """The `content` of a body or an answer that is JSON."""
     return {"application/json": {"schema": schema, **more}}
@@ -72,7 +80,7 @@ def form_request_body(required: Sequence[str] = ("image", "prompt")) -> dict[str
     for name in fields.keys() - images.keys() - {"prompt"}:
         # An empty field counts as left out. Without an example, the page at /docs fills in an invented value.
         fields[name]["examples"] = [[] if name in LISTS else ""]
-    form = {"type": "object", "properties": fields, "required": list(required)}
+    form = object_schema(fields, required)
     json = json_content({"$ref": "#/components/schemas/GenerationRequest", "required": ["image"]})
     return request_body({FORM_MEDIA_TYPE: {"schema": form}, **json})
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field, unknown_field, validate_request
+from api.field_errors import invalid_field, unknown_field, validate
 from api.intake.form_request import read_form_request
 from api.intake.idempotency import IdempotencyScope
 from api.intake.json_body import body_chunks, media_type
@@ -161,7 +161,7 @@ async def translated_submission(
     async with services.uploads.open_request() as uploads:
         if is_image:
             reference = await uploads.store(body_chunks(http), f"/{image_field}")
-            request = validate_request(to_fields({image_field: [reference]}))
+            request = validate(GenerationRequest, to_fields({image_field: [reference]}))
         else:
             request = await read_request(http, uploads, to_fields)
         yield Submission(http, services, scope, request, uploads, origin, tuple(warnings))

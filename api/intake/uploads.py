@@ -10,6 +10,7 @@ from shared.errors import FieldError, InvalidImage, PayloadTooLarge
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
+from shared.settings.api import ApiSettings
 from shared.storage.image_headers import ImageHeader
 from shared.storage.inputs import InputStore
 from shared.storage.object_store import StagingArea, Upload
@@ -18,22 +19,11 @@ from shared.storage.object_store import StagingArea, Upload
 class UploadStore:
     """Writes uploads to storage on threads, chunk by chunk, so that memory does not grow with them."""
 
-    def __init__(
-        self,
-        inputs: InputStore,
-        disk_space: DiskSpace,
-        fetcher: ImageFetcher,
-        max_bytes: int,
-        max_pixels: int,
-        max_request_pixels: int,
-    ) -> None:
-        """`max_bytes` and `max_pixels` limit one image, `max_request_pixels` all images of a request."""
+    def __init__(self, settings: ApiSettings, inputs: InputStore, disk_space: DiskSpace, fetcher: ImageFetcher) -> None:
+        self.settings = settings
         self._inputs = inputs
         self.disk_space = disk_space
         self.fetcher = fetcher
-        self.max_bytes = max_bytes
-        self.max_pixels = max_pixels
-        self.max_request_pixels = max_request_pixels
 
     @asynccontextmanager
     async def open_request(self) -> AsyncIterator["RequestUploads"]:
@@ -67,7 +57,7 @@ class RequestUploads:
     @property
     def max_bytes(self) -> int:
         """Limit of one image."""
-        return self._upload_store.max_bytes
+        return self._upload_store.settings.max_image_bytes
 
     async def store(self, chunks: AsyncIterator[bytes], pointer: str) -> str:
         """Store an image and return its reference. Raises PayloadTooLarge and InvalidImage."""
@@ -99,13 +89,12 @@ class RequestUploads:
     async def finish(self, file: Upload, pointer: str) -> str:
         """Finish an image and return its reference. Raises InvalidImage."""
         try:
-            stored = await asyncio.to_thread(file.finish, self._upload_store.max_pixels)
+            stored = await asyncio.to_thread(file.finish, self._upload_store.settings.max_image_pixels)
         except InvalidImage as error:
             raise InvalidImage(errors=[FieldError(pointer, error.detail)]) from None
         self._headers[stored.reference] = stored.header
         self._pixels += stored.header.stored_width * stored.header.stored_height
-        if self._pixels > self._upload_store.max_request_pixels:
-            limit = self._upload_store.max_request_pixels
+        if self._pixels > (limit := self._upload_store.settings.max_request_pixels):
             total = FieldError(pointer, f"The images of a request may have at most {limit} pixels in total.")
             raise InvalidImage(errors=[total])
         return stored.reference

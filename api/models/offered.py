@@ -139,17 +139,15 @@ class OfferedModels:
 
     def find(self, name: str) -> OfferedModel:
         """Raises ModelNotFound."""
-        backends = tuple(backend for backend in self.backends if self.catalogue.find(name, backend))
-        if not backends:
+        entries = {backend: entry for backend in self.backends if (entry := self.catalogue.find(name, backend))}
+        if not entries:
             raise ModelNotFound(self.catalogue.near(name))
         backend = self._backend_with(name)
-        entry = self.catalogue.find(name, backend)
-        assert entry is not None  # noqa: S101 - one of the backends above
         return OfferedModel(
-            entry,
-            backends,
-            self.state(entry),
-            workers=tuple(worker for backend in backends for worker in self.fleet.holders_of(backend, name)),
+            entries[backend],
+            tuple(entries),
+            self.state(entries[backend]),
+            workers=tuple(worker for backend in entries for worker in self.fleet.holders_of(backend, name)),
             load=self.fleet.load_of(backend, name),
             is_default=self.default_model(backend) == name,
             is_pinned=name in self.fleet.pinned_models.get(backend, ()),

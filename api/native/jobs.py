@@ -19,9 +19,8 @@ from api.native.generate import EXAMPLES, SUBMIT_PROBLEMS
 from api.problems import problem_responses
 from api.services import Services, ServicesDep
 from shared.errors import JobNotFound
-from shared.jobs.admission import AdmissionOutcome
 from shared.jobs.search import JobSearch
-from shared.jobs.snapshots import JobFilter, JobSnapshot
+from shared.jobs.snapshots import JobFilter
 from shared.jobs.states import State
 from shared.jobs.types import ApiProtocol, Backend
 from shared.jobs.views import JobListView, JobView, RepeatableRequestView, repeatable_request
@@ -47,15 +46,8 @@ async def create_job(http: Request, services: ServicesDep, idempotency: Idempote
     async with json_submission(http, services, idempotency) as submission:
         job, expected_ms = await prepare_job(submission)
         admission = await admit_job(submission, job, expected_ms)
-    if admission.outcome is not AdmissionOutcome.CREATED:
-        return await accepted_response(services, http, await latest(services, job, admission.job_id))
-    accepted = JobSnapshot(
-        job,
-        queue_position=admission.queue_position,
-        work_ahead_ms=admission.work_ahead_ms,
-        models_ahead=admission.models_ahead,
-    )
-    return await accepted_response(services, http, accepted)
+    snapshot = admission.accepted or await latest(services, job, admission.job_id)
+    return await accepted_response(services, http, snapshot)
 
 
 @router.get(

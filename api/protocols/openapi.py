@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from pydantic.json_schema import models_json_schema
 
 from api.edge.public_paths import LIMITED_LOCALLY, PUBLIC
+from api.intake.openapi_bodies import json_content
 from api.problems import STATUS, Problem, problem_responses
 from api.protocols.mcp import openapi as mcp
 from api.protocols.mcp.endpoint import PATH as MCP_PATH
@@ -97,10 +98,8 @@ def _add_error(responses: dict[str, Any], code: str) -> None:
 
 
 def _error_response(routes: ProtocolRoutes) -> dict[str, Any]:
-    return {
-        "description": f"An error, as clients of {routes.tag} read it",
-        "content": {"application/json": {"schema": dict(routes.error_schema)}},
-    }
+    content = json_content(routes.error_schema)
+    return {"description": f"An error, as clients of {routes.tag} read it", "content": content}
 
 
 def _describe_errors(operation: dict[str, Any], protocol: str) -> None:

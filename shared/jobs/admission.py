@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from enum import StrEnum
 
+from shared.jobs.snapshots import JobSnapshot
+
 
 class AdmissionOutcome(StrEnum):
     """Result of a request to create a job."""
@@ -21,12 +23,8 @@ class Admission:
 
     outcome: AdmissionOutcome
     job_id: str
-    queue_position: int | None = None
-    """For a new job: how many jobs of its backend are ahead."""
-    work_ahead_ms: int = 0
-    """How long one worker needs for the jobs ahead, by recent durations."""
-    models_ahead: tuple[str, ...] = ()
-    """Models of the jobs ahead; '' is the backend's default one."""
+    accepted: JobSnapshot | None = None
+    """A new job, with its position in the queue."""
 
 
 class OnDuplicate(StrEnum):

@@ -96,7 +96,7 @@ class Jobs:
         args += [self._keys.record(""), round(job.deadline.timestamp() * 1000) if job.deadline else ""]
         args += [*_webhook(job.request), *count_creation(job), "" if answer_by_ms is None else answer_by_ms]
         args.append(job.model or job.request.requested_model or "")
-        return Operation("jobs/create", keys, args, _admission)
+        return Operation("jobs/create", keys, args, partial(_admission, job))
 
     def ping_listeners(self) -> Operation[int]:
         """Publish a ping, so that subscribers to `channel` know that they listen to the current server."""
@@ -247,12 +247,15 @@ class Jobs:
         return Operation("jobs/read_events", [self._keys.events(job_id), self._keys.record(job_id)], [after], decode)
 
 
-def _admission(reply: list[Any]) -> Admission:
-    outcome, job_id, *position = reply
-    # A repeated call gets no more than the position.
-    values = dict(zip(("queue_position", "work_ahead_ms"), position, strict=False))
-    models_ahead = tuple(position[2]) if len(position) > 2 else ()
-    return Admission(AdmissionOutcome(outcome), job_id, **values, models_ahead=models_ahead)
+def _admission(job: Job, reply: list[Any]) -> Admission:
+    outcome, job_id, *place = reply
+    if not place:
+        return Admission(AdmissionOutcome(outcome), job_id)
+    position, work_ahead_ms, models_ahead = place
+    # A job that has started before its creation is repeated has none.
+    position = position if position >= 0 else None
+    accepted = JobSnapshot(job, queue_position=position, work_ahead_ms=work_ahead_ms, models_ahead=tuple(models_ahead))
+    return Admission(AdmissionOutcome(outcome), job_id, accepted)
 
 
 def scan_budget(limit: int) -> int:

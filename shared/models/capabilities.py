@@ -121,9 +121,10 @@ class Capabilities(FrozenModel):
             if limits is not None:
                 limits.check(request)
             return
-        fitted, _ = fit_size(model, request, input_size, limits.max_pixels if limits else None)
-        errors = model._errors(fitted, limits, input_size)
-        size = model._size(fitted, input_size, limits.max_pixels if limits else None)
+        max_pixels = limits.max_pixels if limits else None
+        fitted, _ = fit_size(model, request, input_size, max_pixels)
+        size = model._size(fitted, input_size, max_pixels)
+        errors = model._errors(fitted, limits, size, input_size)
         if errors := [*errors, *second_pass_errors(model, request, size, limits)]:
             raise InvalidRequest(f"The {model.model} model cannot make this image.", errors)
 
@@ -164,9 +165,9 @@ class Capabilities(FrozenModel):
         return request.model_copy(update=changes), tuple(warnings)
 
     def _errors(
-        self, request: GenerationRequest, limits: RequestLimits | None, input_size: Size | None
+        self, request: GenerationRequest, limits: RequestLimits | None, size: Size, input_size: Size | None
     ) -> list[FieldError]:
-        width, height = self._size(request, input_size, limits.max_pixels if limits else None)
+        width, height = size
         errors = [*self._side_errors("width", request.width), *self._side_errors("height", request.height)]
         errors += self._shape_errors(width, height) + self._added_errors(request, input_size)
         steps = None if self.num_inference_steps is None else request.num_inference_steps or self.num_inference_steps
@@ -213,17 +214,18 @@ class Capabilities(FrozenModel):
             return self._side(input_size[0] * height / input_size[1]), height
         if self.scale is not None:
             input_size = input_size[0] * self.scale, input_size[1] * self.scale
-        return self.fitted_size(input_size, min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2))
+        return self.fitted_size(input_size, max_pixels)
 
-    def fitted_size(self, size: tuple[float, float], max_pixels: int) -> Size:
+    def fitted_size(self, size: tuple[float, float], max_pixels: int | None) -> Size:
         """The largest allowed size of about this aspect ratio that is not larger than this one, if there is one."""
+        limit = min(max_pixels or self.max_side**2, self.max_pixels or self.max_side**2)
         shorter, longer = sorted(size)
         longer = min(longer, int(shorter * (self.max_ratio or longer)))
-        largest = min(self.max_side / longer, sqrt(max_pixels / (shorter * longer)))
+        largest = min(self.max_side / longer, sqrt(limit / (shorter * longer)))
         scale = min(max(1.0, self.min_side / shorter), largest)
         low = self._side(shorter * scale)
         # The minimum may have made the shorter side longer than its ratio.
-        high = self._side(min(longer * scale, low * (self.max_ratio or longer), max_pixels / low))
+        high = self._side(min(longer * scale, low * (self.max_ratio or longer), limit / low))
         return (high, low) if size[0] >= size[1] else (low, high)
 
     def _side(self, length: float) -> int:

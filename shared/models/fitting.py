@@ -66,8 +66,7 @@ def _good_size(model: "Capabilities", size: "Size", max_pixels: int | None) -> "
         factor = width * height / native
         if not 1 / model.size_tolerance <= factor <= model.size_tolerance:
             scale = sqrt(1 / factor)
-    limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
-    return model.fitted_size((width * scale, height * scale), limit)
+    return model.fitted_size((width * scale, height * scale), max_pixels)
 
 
 def _text(size: "Size") -> str:

@@ -53,13 +53,12 @@ def _second_size(
 
     If the first pass is much smaller than requested, a larger second pass does not suit the model: it keeps the size.
     """
-    limit = min(max_pixels or model.max_side**2, model.max_pixels or model.max_side**2)
     if second.size is not None:
-        return model.fitted_size(second.size, limit)
+        return model.fitted_size(second.size, max_pixels)
     width, height = (request.width or size[0], request.height or size[1]) if request.fit_size else size
     scale = sqrt(width * height / (size[0] * size[1]))
     scale = 1.0 if scale**2 > _TOLERANCE else max(1.0, second.scale * scale)
-    return model.fitted_size((size[0] * scale, size[1] * scale), limit)
+    return model.fitted_size((size[0] * scale, size[1] * scale), max_pixels)
 
 
 def _is_possible(model: "Capabilities") -> bool:

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from shared.jobs.types import ApiProtocol, Backend
 from shared.settings.groups import Group
 from shared.settings.http_server import HttpServerSettings, http_url, split_commas
-from shared.settings.webhook_secret import WebhookSecretSettings
+from shared.settings.signing import SigningSettings
 
 
 def _aliases(value: object) -> object:
@@ -24,7 +24,7 @@ def _aliases(value: object) -> object:
     return aliases
 
 
-class ApiSettings(HttpServerSettings, WebhookSecretSettings):
+class ApiSettings(HttpServerSettings, SigningSettings):
     """Settings that the API needs."""
 
     output_public_url: Annotated[str, Group.STORAGE, AfterValidator(http_url)] = ""

@@ -6,7 +6,7 @@ from pydantic import AfterValidator, Field, SecretStr, ValidationInfo
 
 from shared.net.allowlist import parse_receiver_headers
 from shared.settings.groups import Group
-from shared.settings.webhook_secret import WebhookSecretSettings
+from shared.settings.signing import SigningSettings
 
 
 def _header(value: SecretStr, info: ValidationInfo) -> SecretStr:
@@ -14,7 +14,7 @@ def _header(value: SecretStr, info: ValidationInfo) -> SecretStr:
     return value
 
 
-class HousekeeperSettings(WebhookSecretSettings):
+class HousekeeperSettings(SigningSettings):
     """Settings that the housekeeper needs."""
 
     webhook_header: Annotated[Annotated[SecretStr, AfterValidator(_header)] | None, Group.WEBHOOKS] = None

@@ -126,12 +126,3 @@ class Settings(InfrastructureSettings):
     @property
     def parsed_egress_proxy(self) -> EgressProxy | None:
         return EgressProxy.parse(self.egress_proxy.get_secret_value()) if self.egress_proxy else None
-
-
-class LinkSettings(Settings):
-    """Settings of processes that create image links."""
-
-    link_secret: Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Group.NETWORK] = None
-    """Secret that signs image links if API keys are set. If empty, one is generated and stored in Redis."""
-    link_lifetime_seconds: Annotated[int, Group.NETWORK, Field(ge=1, le=31_536_000)] = 86_400
-    """How long an image link works without an API key."""

@@ -17,7 +17,7 @@ from shared.observability.tracing import StartTracing
 from shared.redis.store import Store, connect
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.service import Settings
-from shared.settings.webhook_secret import parse_signing_keys
+from shared.settings.signing import parse_signing_keys
 from shared.storage import WEBHOOK_TIMEOUTS, WORKER_TIMEOUTS, open_storage
 from shared.storage.images import ImageStore
 from shared.webhooks.outbox import Webhooks

@@ -7,7 +7,7 @@ from functools import cached_property
 from shared.access.links import Links, LinkSigner, link_secret
 from shared.jobs.job import Job
 from shared.redis.store import Store
-from shared.settings.service import LinkSettings
+from shared.settings.signing import SigningSettings
 from worker.records.redis_retry import retry_until_available
 
 
@@ -15,7 +15,7 @@ from worker.records.redis_retry import retry_until_available
 class JobLinks:
     """The links that the job's own caller gets: signed if the job was submitted with an API key."""
 
-    settings: LinkSettings
+    settings: SigningSettings
     store: Store
 
     def of(self, job: Job) -> Links:

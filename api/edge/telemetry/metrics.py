@@ -37,13 +37,10 @@ class RequestMetrics:
                 self._seconds.labels(method, route),
             )
         )
-        self._open = Gauge("imagegen_http_requests_open", "Requests in progress", registry=registry)
+        self.open_requests = Gauge("imagegen_http_requests_open", "Requests in progress", registry=registry)
         Gauge("imagegen_event_streams", "Open event streams", registry=registry).set_function(open_streams)
         # Reads /proc, and reports nothing on systems without it.
         ProcessCollector(namespace="imagegen_api", registry=registry)
-
-    def request_started(self) -> None:
-        self._open.inc()
 
     def response_started(self, method: str, route: str, status: int, seconds: float) -> None:
         """`route` is the pattern of the path: paths themselves are unlimited in number."""
@@ -51,9 +48,6 @@ class RequestMetrics:
         count, durations = self._of(method, route, status)
         count.inc()
         durations.observe(seconds)
-
-    def request_finished(self) -> None:
-        self._open.dec()
 
     def collect(self) -> Iterator[Metric]:
         for family in self._registry.collect():

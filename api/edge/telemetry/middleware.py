@@ -34,13 +34,12 @@ class RequestTelemetry:
                 self._record(scope, message["status"], job_id.decode("latin-1"), time.perf_counter() - start)
             await send(message)
 
-        self._metrics.request_started()
-        try:
-            await self._app(scope, receive, observe)
-        finally:
-            self._metrics.request_finished()
-            if not has_started:
-                self._record(scope, CLIENT_CLOSED_REQUEST, "", time.perf_counter() - start)
+        with self._metrics.open_requests.track_inprogress():
+            try:
+                await self._app(scope, receive, observe)
+            finally:
+                if not has_started:
+                    self._record(scope, CLIENT_CLOSED_REQUEST, "", time.perf_counter() - start)
 
     def _record(self, scope: Scope, status: int, job_id: str, seconds: float) -> None:
         method, route = scope["method"], getattr(scope.get("route"), "path", NO_ROUTE)

@@ -50,7 +50,7 @@ async def read_separate_images(
     for image in find(body):
         if not isinstance(image.text, str):
             raise invalid_field(image.pointer, "must be an image as base64")
-        upload = await written_image(image.text, image.pointer, started, start, store.max_bytes)
+        upload = await written_image(image.text, image.pointer, started, start, store.settings.max_image_bytes)
         await upload.finish(image.pointer)
         images.append(upload)
     return body, images

@@ -1,22 +1,13 @@
 """Errors as the clients of AUTOMATIC1111's web UI read them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from api.delivery.protocol_errors import RenderedError
+from api.intake.openapi_bodies import CODE, FLAG, TEXT, object_schema
 from api.problems import Problem
 
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "error": {"type": "string", "description": "The code in docs/errors.md"},
-        "detail": {"type": "string"},
-        "body": {"type": "string"},
-        "errors": {"type": "string"},
-        "retryable": {"type": "boolean"},
-    },
-    "required": ["error", "detail", "body", "errors"],
-}
+_TEXTS = {"error": CODE, "detail": TEXT, "body": TEXT, "errors": TEXT}
+SCHEMA = object_schema({**_TEXTS, "retryable": FLAG}, [*_TEXTS])
 
 
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:

@@ -1,20 +1,12 @@
 """Errors as the clients of fal read them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from api.delivery.protocol_errors import RenderedError
+from api.intake.openapi_bodies import CODE, FLAG, TEXT, object_schema
 from api.problems import Problem
 
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "detail": {"type": "string"},
-        "error_type": {"type": "string", "description": "The code in docs/errors.md"},
-        "retryable": {"type": "boolean"},
-    },
-    "required": ["detail", "error_type"],
-}
+SCHEMA = object_schema({"detail": TEXT, "error_type": CODE, "retryable": FLAG}, ["detail", "error_type"])
 
 
 def render_error(problem: Problem, headers: Mapping[str, str]) -> RenderedError:

@@ -2,22 +2,14 @@
 
 from collections.abc import Mapping
 from http import HTTPStatus
-from typing import Any
 
 from api.delivery.protocol_errors import RenderedError, status_elsewhere
+from api.intake.openapi_bodies import CODE, FLAG, TEXT, object_schema
 from api.problems import Problem
 
 #: A repeated call waits these out. The client for JavaScript repeats every 503 at once, without end.
 _REPEATABLE = frozenset({"not-finished", "model-loading"})
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "error": {"type": "string"},
-        "code": {"type": "string", "description": "The code in docs/errors.md"},
-        "retryable": {"type": "boolean"},
-    },
-    "required": ["error", "code"],
-}
+SCHEMA = object_schema({"error": TEXT, "code": CODE, "retryable": FLAG}, ["error", "code"])
 
 
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:

@@ -65,8 +65,8 @@ class Call:
         """Submit a job and wait for it. Raises whatever admission raises."""
         services, http, images = self.services, self.http, self.images
         for name in ("image", "mask"):
-            if name in fields and _JOB_IMAGE.fullmatch(fields[name]):
-                fields[name] = await self._reuse(fields[name], name)
+            if source := _JOB_IMAGE.fullmatch(fields.get(name, "")):
+                fields[name] = await self._reuse(source, name)
         request = await request_from_fields(http, fields, images.uploads, images.started)
         scope = IdempotencyScope(self.caller, None, None)
         submission = Submission(http, services, scope, request, images.uploads, ApiProtocol.MCP)
@@ -103,11 +103,9 @@ class Call:
             message = f"step {progress['step']} of {progress['steps']}"
             await self.context.report_progress(progress["fraction"], 1.0, message)
 
-    async def _reuse(self, source: str, name: str) -> str:
+    async def _reuse(self, source: re.Match[str], name: str) -> str:
         """Store the image of an earlier job again, as an input of this one."""
-        match = _JOB_IMAGE.fullmatch(source)
-        assert match is not None  # noqa: S101 - checked by the caller
-        job, index = (await self.find(match[1])).job, int(match[2] or 0)
+        job, index = (await self.find(source[1])).job, int(source[2] or 0)
         if index >= len(job.images) or job.images[index].flagged:
             raise invalid_field(f"/{name}", f"names an image that job {job.id} does not have")
         chunks = await read_chunks(self.services.image_store, job, job.images[index])

@@ -29,7 +29,7 @@ class McpEndpoint:
     def __init__(self, services: Services) -> None:
         self._services = services
         #: A start that failed, for example because too many files were open, is tried again.
-        self._manager = CachedRead(self._start, math.inf)
+        self._manager: CachedRead[StreamableHTTPSessionManager] = CachedRead(self._start, math.inf)
         self._stop = asyncio.Event()
         self._running: asyncio.Task[None] | None = None
 
@@ -44,7 +44,7 @@ class McpEndpoint:
                 receive = await self._without_images(http, exits)
             elif scope["method"] == "GET":
                 # This opens an endless stream.
-                exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
+                exits.enter_context(self._services.stream_limit.slot((await require_caller(http)).client_id))
             await manager.handle_request(scope, receive, send)
 
     async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:

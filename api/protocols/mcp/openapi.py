@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from api.intake.openapi_bodies import json_content, request_body
+from api.intake.openapi_bodies import TEXT, json_content, object_schema, request_body
 from api.problems import problem_responses
 
 TAG = "MCP"
@@ -11,30 +11,29 @@ DESCRIPTION = (
     "Its tools make and edit images; `tools/list` describes them. See docs/mcp.md."
 )
 _ERRORS = ("unauthorized", "unsupported-media-type", "store-unavailable")
-_TEXT = {"type": "string"}
-_ID = {"type": ["string", "integer"]}
-_MESSAGE: dict[str, Any] = {
-    "type": "object",
-    "title": "JSON-RPC message",
-    "properties": {
+_MESSAGE = object_schema(
+    {
         "jsonrpc": {"const": "2.0"},
-        "id": {**_ID, "description": "Without it, the message is a notification, which is answered 202"},
-        "method": {**_TEXT, "examples": ["initialize", "server/discover", "tools/list", "tools/call"]},
+        "id": {
+            "type": ["string", "integer"],
+            "description": "Without it, the message is a notification, which is answered 202",
+        },
+        "method": {**TEXT, "examples": ["initialize", "server/discover", "tools/list", "tools/call"]},
         "params": {"type": "object"},
     },
-    "required": ["jsonrpc", "method"],
-}
-_ANSWER = {
-    "type": "object",
-    "title": "JSON-RPC answer",
-    "properties": {
+    ["jsonrpc", "method"],
+    title="JSON-RPC message",
+)
+_ANSWER = object_schema(
+    {
         "jsonrpc": {"const": "2.0"},
         "id": {"type": ["string", "integer", "null"]},
         "result": {"type": "object"},
-        "error": {"type": "object", "properties": {"code": {"type": "integer"}, "message": _TEXT}},
+        "error": object_schema({"code": {"type": "integer"}, "message": TEXT}),
     },
-    "required": ["jsonrpc", "id"],
-}
+    ["jsonrpc", "id"],
+    title="JSON-RPC answer",
+)
 _CALL = {
     "summary": "Call a tool",
     "value": {

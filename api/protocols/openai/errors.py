@@ -4,29 +4,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from api.delivery.protocol_errors import RenderedError, status_elsewhere
+from api.intake.openapi_bodies import CODE, TEXT, object_schema
 from api.problems import Problem
 
 _TYPES = {400: "invalid_request_error", 401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 #: The codes that clients look for; all others are the service's own.
 _CODES = {"content-rejected": "content_policy_violation", "model-not-found": "model_not_found"}
-_ERROR = {
-    "type": "object",
-    "properties": {
-        "message": {"type": "string"},
-        "type": {"type": "string"},
-        "param": {"type": ["string", "null"]},
-        "code": {"type": ["string", "null"]},
-        "problem": {"type": "string", "description": "The code in docs/errors.md"},
-        "job_id": {"type": ["string", "null"]},
-    },
-    "required": ["message", "type", "param", "code"],
-}
-_DETAIL = {"type": "string", "description": "The message again"}
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {"error": _ERROR, "detail": _DETAIL},
-    "required": ["error"],
-}
+_OPTIONAL = {"type": ["string", "null"]}
+_REQUIRED = {"message": TEXT, "type": TEXT, "param": _OPTIONAL, "code": _OPTIONAL}
+_ERROR = object_schema({**_REQUIRED, "problem": CODE, "job_id": _OPTIONAL}, [*_REQUIRED])
+SCHEMA = object_schema({"error": _ERROR, "detail": {**TEXT, "description": "The message again"}}, ["error"])
 
 
 def error_object(problem: Problem, job_id: str | None) -> dict[str, Any]:

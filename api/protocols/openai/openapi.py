@@ -3,27 +3,17 @@
 from typing import Any
 
 from api.intake.multipart_form import FORM_MEDIA_TYPE
-from api.intake.openapi_bodies import described_later, json_content, request_body
+from api.intake.openapi_bodies import TEXT, described_later, json_content, object_schema, request_body
 from api.protocols.openai.wire import ImageParameters
 from shared.jobs.types import OutputFormat, ResponseFormat
 
-_TEXT = {"type": "string"}
 _FILE = {"type": "string", "format": "binary"}
-_IMAGES = {"anyOf": [_TEXT, {"type": "array", "items": _TEXT, "maxItems": 16}]}
-_DATA = {"type": "object", "properties": {"b64_json": _TEXT, "url": _TEXT}}
-_BODY = {
-    "type": "object",
-    "properties": {
-        "created": {"type": "integer"},
-        "data": {"type": "array", "items": _DATA},
-        "background": _TEXT,
-        "output_format": _TEXT,
-        "quality": _TEXT,
-        "size": _TEXT,
-        "usage": {"type": "object"},
-    },
-    "required": ["created", "data", "usage"],
-}
+_IMAGES = {"anyOf": [TEXT, {"type": "array", "items": TEXT, "maxItems": 16}]}
+_DATA = {"type": "array", "items": object_schema({"b64_json": TEXT, "url": TEXT})}
+_TEXTS = dict.fromkeys(("background", "output_format", "quality", "size"), TEXT)
+_BODY = object_schema(
+    {"created": {"type": "integer"}, "data": _DATA, **_TEXTS, "usage": {"type": "object"}}, ["created", "data", "usage"]
+)
 #: The `responses` of the routes; openapi.install adds the errors.
 ANSWER: dict[int | str, dict[str, Any]] = {
     200: {
@@ -41,7 +31,7 @@ def generation_body() -> dict[str, Any]:
 @described_later
 def edit_body() -> dict[str, Any]:
     form = _schema({"image": {"type": "array", "items": _FILE, "minItems": 1}, "mask": _FILE}, ["prompt", "image"])
-    json = _schema({"image": _IMAGES, "mask": _TEXT}, ["prompt", "image"])
+    json = _schema({"image": _IMAGES, "mask": TEXT}, ["prompt", "image"])
     return request_body({FORM_MEDIA_TYPE: {"schema": form}, **json_content(json)})
 
 

@@ -1,23 +1,14 @@
 """Errors as the clients of Replicate read them."""
 
 from collections.abc import Mapping
-from typing import Any
 
 from api.delivery.protocol_errors import RenderedError
+from api.intake.openapi_bodies import CODE, FLAG, TEXT, object_schema
 from api.problems import Problem
 
-SCHEMA: Mapping[str, Any] = {
-    "type": "object",
-    "properties": {
-        "title": {"type": "string"},
-        "detail": {"type": "string"},
-        "status": {"type": "integer"},
-        "code": {"type": "string", "description": "The code in docs/errors.md"},
-        "retryable": {"type": "boolean"},
-        "invalid_fields": {"type": "array", "items": {"type": "object"}},
-    },
-    "required": ["title", "detail", "status", "code"],
-}
+_REQUIRED = {"title": TEXT, "detail": TEXT, "status": {"type": "integer"}, "code": CODE}
+_FIELDS = {"type": "array", "items": {"type": "object"}}
+SCHEMA = object_schema({**_REQUIRED, "retryable": FLAG, "invalid_fields": _FIELDS}, [*_REQUIRED])
 
 
 def render_error(problem: Problem, _: Mapping[str, str]) -> RenderedError:

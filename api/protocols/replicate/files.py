@@ -19,17 +19,13 @@ from api.delivery.stream_limit import ExitsDep
 from api.edge.authentication import CallerDep
 from api.field_errors import invalid_field
 from api.intake.multipart_form import FORM_MEDIA_TYPE, MultipartForm
-from api.intake.openapi_bodies import request_body
+from api.intake.openapi_bodies import TEXT, object_schema, request_body
 from api.services import ServicesDep
 from shared.errors import NotFound
 from shared.storage.object_store import HASH_PREFIX, Upload
 
 router = APIRouter()
-_FORM = {
-    "type": "object",
-    "properties": {"content": {"type": "string", "format": "binary"}},
-    "required": ["content"],
-}
+_FORM = object_schema({"content": {**TEXT, "format": "binary"}}, ["content"])
 
 
 @router.post(

@@ -199,6 +199,16 @@ def test_creating_a_job_twice_queues_it_once(records: Records) -> None:
     assert (records.order(), records.wake_ups()) == ([job.id], 1)
 
 
+def test_a_job_that_started_before_its_creation_was_repeated_has_no_position(records: Records) -> None:
+    job = records.accepted()
+    start_next(records)
+
+    again = records.run(records.jobs.create(job, ROOM))
+
+    assert again.accepted is not None
+    assert again.accepted.queue_position is None
+
+
 @pytest.mark.parametrize("kinds", [10, 300])
 def test_duration_stats_are_bounded_and_not_forgotten_at_once(records: Records, kinds: int) -> None:
     steps = []
@@ -230,6 +240,7 @@ def test_the_work_ahead_is_estimated_from_few_jobs_however_long_the_queue(record
 
     admission = records.run(records.jobs.create(new_job(), ROOM, expected_ms=1000))
 
-    assert (admission.queue_position, admission.work_ahead_ms) == (ahead, ahead * 1000)
+    assert admission.accepted is not None
+    assert (admission.accepted.queue_position, admission.accepted.work_ahead_ms) == (ahead, ahead * 1000)
     # Processes of other tests read a little, too.
     assert read_calls(records) - before <= 100

@@ -19,8 +19,7 @@ from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import Backend
 from shared.net.outbound import OutboundClient
 from shared.redis.store import Operation, Store, connect
-from shared.settings.service import LinkSettings
-from shared.settings.webhook_secret import parse_signing_keys
+from shared.settings.signing import SigningSettings, parse_signing_keys
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from shared.webhooks.deliveries import Delivery
@@ -131,7 +130,7 @@ class OutboxHarness:
             client=OutboundClient(allow, proxy=fields.pop("proxy", None)),
             signer=WebhookSigner(parse_signing_keys(SecretStr(secrets)) if secrets else ()),
             images=self.images,
-            links=JobLinks(LinkSettings(redis_prefix=self.prefix), self.store).of,
+            links=JobLinks(SigningSettings(redis_prefix=self.prefix), self.store).of,
             inline_max_bytes=fields.pop("inline_max_bytes", 1000),
             user_agent="imagegen/test",
             now=fields.pop("now", lambda: datetime.now(UTC)),

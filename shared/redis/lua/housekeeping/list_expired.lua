@@ -2,11 +2,10 @@
 -- KEYS: leases or deadlines by time in ms
 -- ARGV: most ids to return, and for leases how long one lasts in ms
 -- Returns their ids.
+-- include commands/now
 local times = KEYS[1]
 local limit, lease_ms = ARGV[1], ARGV[2]
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local ids = redis.call('ZRANGEBYSCORE', times, '-inf', now, 'LIMIT', 0, limit)
 if lease_ms then
   -- No lease ends later: the server's clock was set back.

@@ -2,11 +2,10 @@
 -- KEYS: uploads by time in ms
 -- ARGV: id, age in ms after which an entry is removed
 -- Returns 1.
+-- include commands/now
 local uploads = KEYS[1]
 local id, max_age_ms = ARGV[1], ARGV[2]
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('ZREMRANGEBYSCORE', uploads, '-inf', now - max_age_ms)
 redis.call('ZADD', uploads, now, id)
 return 1

@@ -7,6 +7,7 @@
 -- A client that lost the answer may repeat the call: the job exists then, and 'created' is returned again.
 -- include queue/fair_queue
 -- include jobs/unconfirmed
+-- include commands/now
 local record, queued_index, idempotency, deadlines = KEYS[1], KEYS[2], KEYS[6], KEYS[7]
 local unfinished, counts, first_index = KEYS[8], KEYS[9], 10
 local q = { queue = KEYS[3], shares = KEYS[4], wake_ups = KEYS[5] }
@@ -23,8 +24,6 @@ local count_field, increment, answer_by, model = ARGV[21], ARGV[22], ARGV[23], A
 if redis.call('EXISTS', record) == 1 then
   return { 'created', id, QUEUE.position(q.queue, record_prefix, id) }
 end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local is_late = answer_by ~= '' and now > tonumber(answer_by)
 -- Jobs of identical requests whose callers got an error before the end, or no response.
 local unconfirmed = on_duplicate == 'return-unconfirmed' and idempotency or idempotency .. ':unconfirmed'

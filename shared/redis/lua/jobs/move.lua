@@ -29,8 +29,7 @@ redis.call('ZREM', old_index, id)
 redis.call('ZADD', new_index, 0, id)
 redis.call('ZREM', deadlines, id)
 if new_state == 'running' then
-  local clock = redis.call('TIME')
-  redis.call('ZADD', leases, clock[1] * 1000 + math.floor(clock[2] / 1000) + lease_ms, id)
+  redis.call('ZADD', leases, now + lease_ms, id)
   redis.call('HSET', record, 'worker', worker)
   QUEUE.start(q, record, id)
 elseif new_state == 'queued' then

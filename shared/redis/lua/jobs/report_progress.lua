@@ -14,8 +14,7 @@ local current = redis.call('HMGET', record, 'state', 'attempt', 'cancel')
 if current[1] ~= 'running' or current[2] ~= attempt then
   return 'lost'
 end
-local clock = redis.call('TIME')
-redis.call('ZADD', leases, clock[1] * 1000 + math.floor(clock[2] / 1000) + lease_ms, id)
+redis.call('ZADD', leases, now + lease_ms, id)
 if progress ~= '' then
   redis.call('HSET', record, 'progress', progress)
   local event = redis.call('XADD', events, 'MAXLEN', '~', max_events, '*', 'type', 'progress', 'data', progress)

@@ -2,12 +2,11 @@
 -- KEYS: slots by the time in ms at which they expire
 -- ARGV: holder, number of slots, lease in ms
 -- Returns 1, or 0 when none is free.
+-- include commands/now
 -- include limits/full_server
 local slots = KEYS[1]
 local holder, limit, lease_ms = ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 -- Half a lease more for its holder: nobody could renew it while this server was away or the machine slept. The fraction
 -- of a millisecond marks a slot that was kept once, until it is renewed.
 local expired = redis.call('ZRANGEBYSCORE', slots, '-inf', now, 'WITHSCORES')

@@ -2,11 +2,10 @@
 -- KEYS: loads of the model that have not ended, by worker; index of workers by the time in ms at which they expire
 -- ARGV: worker, how many lost loads are too many, lifetime in ms
 -- Returns 1, or 0 if the model is not to be loaded.
+-- include commands/now
 local unfinished, workers = KEYS[1], KEYS[2]
 local worker, max_lost, lifetime_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3]
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local num_lost = 0
 local flat = redis.call('HGETALL', unfinished)
 for i = 1, #flat, 2 do

@@ -3,11 +3,11 @@
 -- ARGV: model, source of the asking worker, prefix of the entries of a source, how long a source counts after its last
 --       publication, in ms
 -- Returns 1 or 0.
+-- include commands/now
 local sources = KEYS[1]
 local model, own_source, entries_prefix, lifetime_ms = ARGV[1], ARGV[2], ARGV[3], tonumber(ARGV[4])
 
-local clock = redis.call('TIME')
-local oldest = clock[1] * 1000 + math.floor(clock[2] / 1000) - lifetime_ms
+local oldest = now - lifetime_ms
 local flat = redis.call('HGETALL', sources)
 for i = 1, #flat, 2 do
   local published_at = tonumber(string.match(flat[i + 1], ' (%d+)$'))

@@ -3,6 +3,7 @@
 -- ARGV: source, '1' if these are all its entries, number of entries, name and entry as JSON of each, then removed names
 -- Returns the new version, or 0 if this source is unknown and has to publish all its entries.
 -- include limits/full_server
+-- include commands/now
 -- A machine that publishes no more is forgotten after a month: containers have a new name at each start.
 local LIFETIME_MS = 30 * 24 * 3600 * 1000
 local sources, entries, versions = KEYS[1], KEYS[2], KEYS[3]
@@ -12,8 +13,6 @@ local known = redis.call('HGET', sources, source)
 if not known and not is_complete then
   return 0
 end
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local version = known and tonumber(string.match(known, '^%d+')) or 0
 local next_version = version + 1
 local published, is_changed = {}, false

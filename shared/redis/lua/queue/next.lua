@@ -11,13 +11,12 @@
 -- Returns {'1' if all jobs are left to other workers, else '', doc, provider tasks or '', expected duration in ms, ...}.
 -- include limits/full_server
 -- include queue/affinity
+-- include commands/now
 local queue, residency, load_stats = KEYS[1], KEYS[2], KEYS[3]
 local record_prefix, limit, worker, bound_ms = ARGV[1], tonumber(ARGV[2]), ARGV[3], tonumber(ARGV[4])
 local lifetime_ms, backend, default_model = tonumber(ARGV[5]), ARGV[6], ARGV[7]
 local num_loaded, first_loaded = tonumber(ARGV[8]), 9
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 local loaded, is_tried = {}, {}
 for i = first_loaded, first_loaded + num_loaded - 1 do
   loaded[ARGV[i]] = true

@@ -11,7 +11,6 @@ local prefix, limit, max_per_queue, lease_ms = ARGV[1], tonumber(ARGV[2]), tonum
 -- While one process tests whether it can connect to an origin, others look again after this time.
 local TRIAL_MS = 500
 
-local now = OUTBOX.now()
 local claimed, budget, wait_ms = {}, 500, nil
 
 -- Webhooks that were pending before queues had owners.

@@ -11,7 +11,7 @@
 --   pending, dead      ids of those to be sent, and of those given up; of one owner: pending:<owner>, dead:<owner>
 --   progress:<owner>   of the pending ones, those that report progress
 --   news               channel on which senders hear that something is due
--- Times are in ms, by the server's clock.
+-- Times are in ms, by the server's clock; scripts that include this have the present one in `now`.
 local OUTBOX = {}
 
 -- How long a webhook waits for the previous one of the same job to be attempted: longer than any attempt takes.
@@ -21,11 +21,7 @@ OUTBOX.progress_interval = 1000
 -- Most pending webhooks of one owner. One takes 2 to 3 kB, and one owner must not fill the server.
 OUTBOX.max_pending = 20000
 
-function OUTBOX.now()
-  local clock = redis.call('TIME')
-  return clock[1] * 1000 + math.floor(clock[2] / 1000)
-end
-
+-- include commands/now
 -- include webhooks/rotation
 -- Store the state of a webhook in the job's record, which holds the latest of each kind of event.
 function OUTBOX.save_delivery(prefix, record, id, state, next_attempt_at)
@@ -117,7 +113,6 @@ function OUTBOX.add(prefix, record, job, event, id, doc, progress)
     return
   end
   local queue = OUTBOX.queue(owner, origin)
-  local now = OUTBOX.now()
   local send_at = now
   local previous = OUTBOX.unsent(prefix, record)
   if previous and previous.event == 'progress' and not previous.is_in_flight then
@@ -148,7 +143,6 @@ function OUTBOX.add_progress(prefix, record, job, attempt, progress)
   if not wanted_events or not string.find(wanted_events, 'progress', 1, true) then
     return
   end
-  local now = OUTBOX.now()
   local previous = OUTBOX.unsent(prefix, record)
   if previous then
     if previous.event == 'progress' and not previous.is_in_flight then

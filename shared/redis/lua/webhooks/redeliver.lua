@@ -6,7 +6,7 @@
 local record = KEYS[1]
 local prefix, id, required_owner = ARGV[1], ARGV[2], ARGV[3]
 
-local webhook, now = prefix .. 'event:' .. id, OUTBOX.now()
+local webhook = prefix .. 'event:' .. id
 local fields = redis.call('HMGET', webhook, 'receiver', 'owner')
 local queue, owner = fields[1], fields[2]
 if not queue or (required_owner ~= '*' and owner ~= required_owner) then

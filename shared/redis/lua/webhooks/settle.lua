@@ -15,7 +15,7 @@ local dead_retention_ms, max_dead_per_owner = ARGV[14], ARGV[15]
 local counts, count_field, increment = ARGV[16], ARGV[17], ARGV[18]
 local HEALTH_LIFETIME_MS = 86400000
 
-local webhook, now = prefix .. 'event:' .. id, OUTBOX.now()
+local webhook = prefix .. 'event:' .. id
 local fields = redis.call('HMGET', webhook, 'attempts', 'next', 'owner')
 local current_attempt, next_id, owner = fields[1], fields[2], fields[3]
 

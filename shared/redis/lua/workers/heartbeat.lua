@@ -3,11 +3,10 @@
 -- ARGV: id, record as JSON, lifetime in ms, its models in memory as fields of a JSON object ('' for none)
 -- Returns 1. The server's clock counts, so that clocks of machines may differ.
 -- include limits/full_server
+-- include commands/now
 local record, workers, residency = KEYS[1], KEYS[2], KEYS[3]
 local id, content, lifetime_ms, models = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 
-local clock = redis.call('TIME')
-local now = clock[1] * 1000 + math.floor(clock[2] / 1000)
 redis.call('SET', record, content, 'PX', lifetime_ms)
 redis.call('ZADD', workers, now + lifetime_ms, id)
 redis.call('ZREMRANGEBYSCORE', workers, '-inf', now)

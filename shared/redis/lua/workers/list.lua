@@ -5,6 +5,7 @@
 -- Returns {{worker records}, {per backend: {capabilities or '', queued jobs, duration stats as a flat list, reason of the
 -- last failed start or '', load stats as a flat list, sources of models as a flat list, pinned models}}, server time in ms,
 -- for each running job the worker and how many ms it still needs: {worker, ms, ...}}.
+-- include commands/now
 local workers, running_index = KEYS[1], KEYS[2]
 local worker_prefix, capabilities_prefix, queue_prefix, durations_prefix = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 local failures_prefix, loads_prefix, sources_prefix, pinned_prefix = ARGV[5], ARGV[6], ARGV[7], ARGV[8]
@@ -38,5 +39,4 @@ for _, id in ipairs(redis.call('ZRANGE', running_index, 0, MAX_EXAMINED - 1)) do
   remaining[#remaining + 1] = fields[1] or ''
   remaining[#remaining + 1] = eta_seconds and math.floor(eta_seconds * 1000) or tonumber(fields[3] or 0)
 end
-local clock = redis.call('TIME')
-return { records, backends, clock[1] * 1000 + math.floor(clock[2] / 1000), remaining }
+return { records, backends, now, remaining }

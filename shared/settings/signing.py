@@ -1,12 +1,12 @@
-"""The secret that signs webhooks."""
+"""The secrets that sign image links and webhooks."""
 
 import base64
 from typing import Annotated
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, Field, SecretStr
 
 from shared.settings.groups import Group
-from shared.settings.service import LinkSettings
+from shared.settings.service import Settings
 
 
 def _webhook_secret(value: SecretStr) -> SecretStr:
@@ -27,9 +27,13 @@ def parse_signing_keys(secret: SecretStr) -> list[bytes]:
     return keys
 
 
-class WebhookSecretSettings(LinkSettings):
-    """Settings of what signs webhooks, and of what shows their receivers how to verify them."""
+class SigningSettings(Settings):
+    """Settings of what signs image links and webhooks, and of what shows receivers of webhooks how to verify them."""
 
+    link_secret: Annotated[Annotated[SecretStr, Field(min_length=16)] | None, Group.NETWORK] = None
+    """Secret that signs image links if API keys are set. If empty, one is generated and stored in Redis."""
+    link_lifetime_seconds: Annotated[int, Group.NETWORK, Field(ge=1, le=31_536_000)] = 86_400
+    """How long an image link works without an API key."""
     webhook_secret: Annotated[Annotated[SecretStr, AfterValidator(_webhook_secret)] | None, Group.WEBHOOKS] = None
     """Secret that signs webhooks: whsec_ followed by 24 to 64 random bytes as base64. To change it, list the new and
     the old one, comma-separated: webhooks then carry a signature of each. If empty, webhooks are not signed."""
