@@ -15,7 +15,7 @@ from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch
 from worker.engines.diffusers.loading.pipelines import Pipelines
 from worker.engines.diffusers.loras.lora_files import walk_files
-from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
+from worker.engines.diffusers.prompts.clip_encoding import clip_encoders
 from worker.models.contents.fingerprint import revision_of
 from worker.models.families import Family
 from worker.models.weight_files import SUFFIX
