@@ -59,13 +59,13 @@ def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
 def _words_in(file: Path) -> tuple[str, ...]:
     try:
         found = file.stat()
-        return _read_words(file, found.st_size, found.st_mtime_ns)
+        return _read_words(file, (found.st_size, found.st_mtime_ns))
     except (OSError, InvalidHeader):
         return ()
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_words(file: Path, size: int, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
+def _read_words(file: Path, state: tuple[int, int]) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
     return read_header(file).spec.trigger_words
 
 
