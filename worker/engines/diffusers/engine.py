@@ -184,8 +184,8 @@ class DiffusersEngine:
             request.negative_prompt,
             request.seeds[0],
             watch.add_warning,
-            None if looks_at_images else InitImage.from_inputs(inputs, *request.size),
-            _usable_references(inputs) if looks_at_images else (),
+            init_image=None if looks_at_images else InitImage.from_inputs(inputs, *request.size),
+            references=_usable_references(inputs) if looks_at_images else (),
         )
         return [replace(spec, seed=seed) for seed in request.seeds]
 
