@@ -66,10 +66,10 @@ def select_files(
         if path != index and match is not None and (match["part"] or ROOT) in folders:
             folders[match["part"] or ROOT][match["file"]] = path
     for part, files in folders.items():
-        weights = weight_files.choose_weights(files, dtype)
+        _, weights = weight_files.choose_weights(files, dtype)
         if weights or not any(file.endswith(weight_files.PICKLES) for file in files):
             selected += [path for file, path in files.items() if _CONFIGURATION.fullmatch(file)]
-            selected += [files[file] for file in (weights[1] if weights else ())]
+            selected += [files[file] for file in weights]
         elif part not in _OPTIONAL:
             raise ConfigurationError(f"The {part or 'model'} of {name} exists only as a pickle, which is never loaded.")
     return selected

@@ -23,10 +23,10 @@ _FULL = ("", "fp32", "bf16", "fp16")
 _ORDER = {"float32": _FULL, "bfloat16": ("bf16", "fp16", "", "fp32"), "float16": ("fp16", "bf16", "", "fp32")}
 
 
-def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | None:
+def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]]:
     """From the files of a part: the variant that suits the dtype best ("" for the unnamed one), and its files.
 
-    `auto` counts as half precision. None without safetensors.
+    `auto` counts as half precision. There are no files without safetensors.
     """
     variants: dict[str, list[str]] = {}
     for name in names:
@@ -36,16 +36,16 @@ def choose_weights(names: Iterable[str], dtype: str) -> tuple[str, list[str]] | 
     found = [variant for variant, files in variants.items() if any(name.endswith(SUFFIX) for name in files)]
     order = _ORDER.get(dtype, _ORDER["float16"])
     best = min(
-        found, key=lambda variant: (order.index(variant) if variant in order else len(order), variant), default=None
+        found, key=lambda variant: (order.index(variant) if variant in order else len(order), variant), default=""
     )
-    return None if best is None else (best, variants[best])
+    return best, variants[best] if found else []
 
 
 def weights_in(folder: Path, dtype: str) -> list[Path]:
     """The files with the weights of a part that are loaded; none for a part without weights."""
     names = [path.name for path in folder.iterdir()] if folder.is_dir() else []
-    chosen = choose_weights(names, dtype)
-    return [folder / name for name in sorted(chosen[1] if chosen else ()) if name.endswith(SUFFIX)]
+    _, chosen = choose_weights(names, dtype)
+    return [folder / name for name in sorted(chosen) if name.endswith(SUFFIX)]
 
 
 _SHARD = re.compile(r"(?P<start>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})(?P<end>\.[\w.-]+)", re.ASCII)

@@ -117,7 +117,9 @@ class DiffusersEngine:
     def fingerprint(self) -> str:
         """LoRAs and embeddings may change at any time."""
         options = self._options
-        settings = (
+        files = [*find_loras(options.lora_dir).values(), *find_embeddings(options.embedding_dir).values()]
+        return fingerprint(
+            dict.fromkeys([self._model.path, self._model.folder, *files]),
             self.dtype,
             self.device,
             self._pipelines.quantization,
@@ -125,8 +127,6 @@ class DiffusersEngine:
             options.level,
             options.compile_sizes,
         )
-        files = [*find_loras(options.lora_dir).values(), *find_embeddings(options.embedding_dir).values()]
-        return fingerprint(dict.fromkeys([self._model.path, self._model.folder, *files]), *settings)
 
     @property
     def acceleration(self) -> str:
@@ -184,8 +184,8 @@ class DiffusersEngine:
             request.negative_prompt,
             request.seeds[0],
             watch.add_warning,
-            None if looks_at_images else InitImage.from_inputs(inputs, *request.size),
-            _usable_references(inputs) if looks_at_images else (),
+            init_image=None if looks_at_images else InitImage.from_inputs(inputs, *request.size),
+            references=_usable_references(inputs) if looks_at_images else (),
         )
         return [replace(spec, seed=seed) for seed in request.seeds]
 

@@ -103,8 +103,7 @@ class Rendering:
     ) -> Callable[[int, torch.Tensor], torch.Tensor] | None:
         if not mode.blends_masks:
             return None
-        inits = [spec.init_image for spec in specs]
-        masks = [init.mask for init in inits if init and init.mask is not None]
+        masks = [spec.init_image.mask for spec in specs if spec.init_image and spec.init_image.mask is not None]
         return MaskedLatentBlender(scheduler, masks, mode.strength).after_step
 
     def _attempts(self, latents: torch.Tensor, spec: ImageSpec) -> Iterator[Attempt]:

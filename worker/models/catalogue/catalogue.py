@@ -4,7 +4,6 @@ import logging
 import threading
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
-from itertools import groupby
 from pathlib import Path
 from typing import Self
 
@@ -74,12 +73,11 @@ class Catalogue:
             before, self._inspected, self._models = self._inspected, {}, {}
             taken: set[Path] = set()
             bases = ""
-            for kind, group in groupby(candidates, key=lambda candidate: candidate.kind):
-                if kind is not CandidateKind.FOLDER and not bases:
+            for candidate in candidates:
+                if candidate.kind is not CandidateKind.FOLDER and not bases:
                     bases = revision_of_files((base.name, base.revision) for base in self._bases())
-                for candidate in group:
-                    if candidate.path not in taken:
-                        taken |= self._add(candidate, bases, before)
+                if candidate.path not in taken:
+                    taken |= self._add(candidate, bases, before)
             for entry in missing:
                 self._models.setdefault(entry.name, entry)
             settings = {source.model_id: source.setting for source in reversed(self._sources)}

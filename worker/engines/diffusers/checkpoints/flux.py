@@ -7,7 +7,6 @@ import torch
 Tensors = dict[str, torch.Tensor]
 
 _ATTENTION = ("attn.to_q", "attn.to_k", "attn.to_v")
-_ADDED = ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj")
 #: Names outside of blocks.
 _TOP = {
     "img_in": "x_embedder",
@@ -20,25 +19,31 @@ _TOP = {
     "guidance_in.in_layer": "time_text_embed.guidance_embedder.linear_1",
     "guidance_in.out_layer": "time_text_embed.guidance_embedder.linear_2",
 }
-_DOUBLE = {
-    "img_mod.lin": "norm1.linear",
-    "txt_mod.lin": "norm1_context.linear",
-    "img_attn.proj": "attn.to_out.0",
-    "txt_attn.proj": "attn.to_add_out",
-    "img_attn.norm.query_norm": "attn.norm_q",
-    "img_attn.norm.key_norm": "attn.norm_k",
-    "txt_attn.norm.query_norm": "attn.norm_added_q",
-    "txt_attn.norm.key_norm": "attn.norm_added_k",
-    "img_mlp.0": "ff.net.0.proj",
-    "img_mlp.2": "ff.net.2",
-    "txt_mlp.0": "ff_context.net.0.proj",
-    "txt_mlp.2": "ff_context.net.2",
-}
-_SINGLE = {
-    "modulation.lin": "norm.linear",
-    "linear2": "proj_out",
-    "norm.query_norm": "attn.norm_q",
-    "norm.key_norm": "attn.norm_k",
+#: Names within blocks; some layers hold what are several in diffusers.
+_LAYERS: dict[str, dict[str, tuple[str, ...]]] = {
+    "double": {
+        "img_mod.lin": ("norm1.linear",),
+        "txt_mod.lin": ("norm1_context.linear",),
+        "img_attn.qkv": _ATTENTION,
+        "txt_attn.qkv": ("attn.add_q_proj", "attn.add_k_proj", "attn.add_v_proj"),
+        "img_attn.proj": ("attn.to_out.0",),
+        "txt_attn.proj": ("attn.to_add_out",),
+        "img_attn.norm.query_norm": ("attn.norm_q",),
+        "img_attn.norm.key_norm": ("attn.norm_k",),
+        "txt_attn.norm.query_norm": ("attn.norm_added_q",),
+        "txt_attn.norm.key_norm": ("attn.norm_added_k",),
+        "img_mlp.0": ("ff.net.0.proj",),
+        "img_mlp.2": ("ff.net.2",),
+        "txt_mlp.0": ("ff_context.net.0.proj",),
+        "txt_mlp.2": ("ff_context.net.2",),
+    },
+    "single": {
+        "modulation.lin": ("norm.linear",),
+        "linear1": (*_ATTENTION, "proj_mlp"),
+        "linear2": ("proj_out",),
+        "norm.query_norm": ("attn.norm_q",),
+        "norm.key_norm": ("attn.norm_k",),
+    },
 }
 #: Chroma computes what modulates its layers in a small network of its own.
 _APPROXIMATOR = {"in_layer": "linear_1", "out_layer": "linear_2"}
@@ -75,16 +80,7 @@ def _translated(name: str, tensor: torch.Tensor, width: int) -> Tensors:
 
 
 def _layer(kind: str, layer: str, tensor: torch.Tensor, width: int) -> Tensors:
-    """Some layers hold what are several in diffusers."""
-    match kind, layer:
-        case "double", "img_attn.qkv":
-            return dict(zip(_ATTENTION, tensor.chunk(3, dim=0), strict=True))
-        case "double", "txt_attn.qkv":
-            return dict(zip(_ADDED, tensor.chunk(3, dim=0), strict=True))
-        case "single", "linear1":
-            parts = torch.split(tensor, [width, width, width, tensor.shape[0] - 3 * width], dim=0)
-            return dict(zip((*_ATTENTION, "proj_mlp"), parts, strict=True))
-        case "double", _:
-            return {_DOUBLE.get(layer, layer): tensor}
-        case _:
-            return {_SINGLE.get(layer, layer): tensor}
+    names = _LAYERS[kind].get(layer, (layer,))
+    *others, _ = names
+    sizes = [*(width for _ in others), tensor.shape[0] - width * len(others)]
+    return dict(zip(names, torch.split(tensor, sizes, dim=0), strict=True))

@@ -17,7 +17,7 @@ from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 from worker.engines.diffusers.memory.out_of_memory import free_memory
 from worker.engines.diffusers.memory.shared_parts import SharedParts
 from worker.images.values import Pixels
-from worker.models.contents.part_sources import PartSource, folder_source
+from worker.models.contents.part_sources import folder_source
 
 logger = logging.getLogger(__name__)
 
@@ -40,9 +40,16 @@ class SafetyChecker:
     @classmethod
     def load(cls, folder: Path, device: torch.device, shared: SharedParts) -> "SafetyChecker":
         """From the folder of a checker, or of a model that includes one. Raises ConfigurationError."""
+        is_model = (folder / CHECKER_PART).is_dir()
+        part, processor_part = (CHECKER_PART, PROCESSOR_PART) if is_model else ("", "")
+        options = {"subfolder": processor_part, "local_files_only": True}
         try:
-            source, checker, processor = _load_parts(folder, shared)
-            loaded = cls(checker, processor, device)
+            source = folder_source(CHECKER_PART, folder / part, "float32")
+            checker = shared.find(source) if source else None
+            if checker is None:
+                # load_part refuses incomplete weights: a checker with random weights flags nothing.
+                checker = load_part(StableDiffusionSafetyChecker, folder, part, torch.float32)
+            loaded = cls(checker, CLIPImageProcessorPil.from_pretrained(str(folder), **options), device)
         except Exception as error:
             raise ConfigurationError(
                 f"The safety checker {folder} could not be loaded: {reason_of(error)}. Set SD_SAFETY_CHECKER_ID to "
@@ -87,15 +94,3 @@ def load_checker(model: Path, find: Callable[[], Path], device: torch.device, sh
 
 def flag_images(checker: SafetyChecker | None, images: Sequence[Pixels]) -> list[bool]:
     return [checker is not None and checker.is_flagged(pixels) for pixels in images]
-
-
-def _load_parts(folder: Path, shared: SharedParts) -> tuple[PartSource | None, Any, Any]:
-    is_model = (folder / CHECKER_PART).is_dir()
-    part, processor_part = (CHECKER_PART, PROCESSOR_PART) if is_model else ("", "")
-    source = folder_source(CHECKER_PART, folder / part, "float32")
-    checker = shared.find(source) if source else None
-    if checker is None:
-        # load_part refuses incomplete weights: a checker with random weights flags nothing.
-        checker = load_part(StableDiffusionSafetyChecker, folder, part, torch.float32)
-    options = {"subfolder": processor_part, "local_files_only": True}
-    return source, checker, CLIPImageProcessorPil.from_pretrained(str(folder), **options)

@@ -6,12 +6,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import psutil
+
 from worker.engines.base import OnLoad
 from worker.models.local_model import LocalModel
 from worker.models.weight_files import weights_in
 
 INTERVAL_SECONDS = 0.5
-SMAPS = Path("/proc/self/smaps")
 
 
 def files_to_read(model: LocalModel, dtype: str, present: Collection[str] = ()) -> dict[Path, int]:
@@ -27,11 +28,10 @@ def files_to_read(model: LocalModel, dtype: str, present: Collection[str] = ()) 
 class ReadBytes:
     """Libraries map weights into memory: what the system has read of a mapping counts, and all of one that has ended.
 
-    Where the system does not tell (/proc is Linux's), nothing counts before the end.
+    Where the system does not tell, as macOS, nothing counts before the end.
     """
 
     sizes: Mapping[Path, int]
-    smaps: Path = SMAPS
     _read: dict[Path, int] = field(default_factory=dict)
     _mapped: Set[Path] = frozenset()
 
@@ -49,21 +49,9 @@ class ReadBytes:
         return sum(self._read.values())
 
     def _mappings(self) -> dict[Path, int]:
-        try:
-            lines = self.smaps.read_text("utf-8", "surrogateescape").splitlines()
-        except OSError:
-            return {}
-        found: dict[Path, int] = {}
-        file: Path | None = None
-        for line in lines:
-            words = line.split(maxsplit=5)
-            if "-" in words[0]:
-                # The first line of a mapping ends with its path.
-                path = Path(words[5]) if len(words) == 6 else None
-                file = path if path in self.sizes else None
-            elif file is not None and words[0] == "Rss:":
-                found[file] = found.get(file, 0) + int(words[1]) * 1024
-        return found
+        process = psutil.Process()
+        mappings = process.memory_maps() if hasattr(process, "memory_maps") else ()
+        return {path: mapping.rss for mapping in mappings if (path := Path(mapping.path)) in self.sizes}
 
 
 @contextmanager

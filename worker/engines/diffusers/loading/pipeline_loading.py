@@ -64,12 +64,12 @@ def load_part(kind: Any, folder: Path, name: str, dtype: torch.dtype) -> Any:
 
     Raises what the library raises, and ValueError if weights are missing.
     """
-    chosen = weight_files.choose_weights([path.name for path in (folder / name).glob("*")], dtype_name(dtype))
+    variant, _ = weight_files.choose_weights([path.name for path in (folder / name).glob("*")], dtype_name(dtype))
     part, info = kind.from_pretrained(
         str(folder),
         subfolder=name,
         dtype=dtype,
-        variant=chosen[0] or None if chosen else None,
+        variant=variant or None,
         use_safetensors=True,
         local_files_only=True,
         output_loading_info=True,

@@ -59,13 +59,13 @@ def trigger_words(loras: Mapping[str, Path]) -> dict[str, tuple[str, ...]]:
 def _words_in(file: Path) -> tuple[str, ...]:
     try:
         found = file.stat()
-        return _read_words(file, found.st_size, found.st_mtime_ns)
+        return _read_words(file, (found.st_size, found.st_mtime_ns))
     except (OSError, InvalidHeader):
         return ()
 
 
 @functools.lru_cache(maxsize=4096)
-def _read_words(file: Path, size: int, modified_ns: int) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
+def _read_words(file: Path, state: tuple[int, int]) -> tuple[str, ...]:  # noqa: ARG001 - read again when changed
     return read_header(file).spec.trigger_words
 
 
@@ -109,7 +109,7 @@ def _is_usable(name: str) -> bool:
     return is_text and len(name) <= MAX_LORA_NAME and re.fullmatch(LORA_NAME, name) is not None
 
 
-class UnusableLora(Exception):
+class UnusableFile(Exception):
     """The message says why, for the end of a sentence."""
 
 
@@ -124,16 +124,16 @@ class DiffusersLora:
 def read_lora(file: Path, denoiser: str, layers: Collection[str]) -> DiffusersLora:
     """`denoiser` is the name of the part that most LoRAs are for, `layers` are those of its layers.
 
-    Raises OSError, SafetensorError and UnusableLora.
+    Raises OSError, SafetensorError and UnusableFile.
     """
     with safe_open(file, "pt") as opened:
         keys = list(opened.keys())
         usable = [key for key in keys if "lora" in key or key.endswith(_ALPHA)]
         count = sum(not key.endswith(_ALPHA) for key in keys)
         if not any("lora" in key for key in usable):
-            raise UnusableLora("it has no LoRA weights that diffusers supports")
+            raise UnusableFile("it has no LoRA weights that diffusers supports")
         if any(key.rpartition(".")[2].startswith(_OTHER_KINDS) for key in keys):
-            raise UnusableLora("it is a LoHa or a LoKr, not a LoRA")
+            raise UnusableFile("it is a LoHa or a LoKr, not a LoRA")
         if len(usable) == len(keys) and not any(key.startswith(_PEFT) for key in usable):
             # As a file, because its header may hold scaling factors.
             return DiffusersLora(str(file.absolute()), count)

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from shared.errors import InvalidRequest
 from shared.jobs.requests import Lora
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.loras.lora_files import UnusableLora, find_loras, read_lora
+from worker.engines.diffusers.loras.lora_files import UnusableFile, find_loras, read_lora
 from worker.engines.diffusers.memory.errors import is_out_of_memory, reason_of
 from worker.models.contents.fingerprint import revision_of
 from worker.models.contents.part_sources import is_changed_by_loras
@@ -165,7 +165,7 @@ class Loras:
         parts = self._pipelines.parts
         used = sum(f".{adapter}." in key for part in parts for key, _ in part.named_parameters())
         if not used:
-            raise UnusableLora("none of its weights belongs to a layer of the model")
+            raise UnusableFile("none of its weights belongs to a layer of the model")
         return file.weights, used
 
 
@@ -176,7 +176,7 @@ def _public_reason(error: Exception, model: str) -> str:
             return "cannot be used: its file is damaged"
         case OSError():
             return "cannot be used: its file cannot be read"
-        case UnusableLora():
+        case UnusableFile():
             return f"does not fit the model {model}: {error}"
         case _ if "size mismatch" in str(error):
             return f"does not fit the model {model}: its layers have different sizes"

@@ -11,13 +11,10 @@ import torch
 
 from shared.jobs.requests import GenerationRequest
 from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
-from worker.engines.diffusers.prompts.weighted_prompts import (
-    PromptEmbedding,
-    encode_text,
-    extended,
-    needs_own_encoding,
-)
+from worker.engines.diffusers.prompts.clip_encoding import encode_text, extended
 
+#: Tensors, in whatever tuples and lists the pipeline returns.
+PromptEmbedding = Any
 #: One text takes 0.3 MB for Stable Diffusion XL in half precision, and 8 MB for FLUX.2 Klein 4B.
 MAX_ENTRIES, MAX_BYTES = 256, 128 << 20
 #: Arguments that may be part of a key. Others, such as images, belong to a single request.
@@ -82,8 +79,11 @@ class Prompts:
             if not all(_is_plain(value) for value in arguments.values()):
                 return encode(**arguments)
             if self._encodes_texts_apart:
-                return self._pairs(pipe, encode, state, arguments, request, device)
-            return moved(self._get(encode, state, arguments), device)
+                return self._pairs(pipe, state, arguments, request, device)
+            key = (state, repr(sorted((name, value) for name, value in arguments.items() if name != "device")))
+            # Some pipelines change the list of prompts that they get.
+            copies = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
+            return moved(self._embeddings.get(key, lambda: encode(**copies)), device)
 
         pipe.encode_prompt = encode_once
         try:
@@ -91,32 +91,16 @@ class Prompts:
         finally:
             del pipe.encode_prompt
 
-    def _get(self, encode: Any, state: Hashable, arguments: dict[str, Any]) -> PromptEmbedding:
-        key = (state, repr(sorted((name, value) for name, value in arguments.items() if name != "device")))
-        # Some pipelines change the list of prompts that they get.
-        copies = {name: list(value) if isinstance(value, list) else value for name, value in arguments.items()}
-        return self._embeddings.get(key, lambda: encode(**copies))
-
     def _pairs(
-        self,
-        pipe: Any,
-        encode: Any,
-        state: Hashable,
-        arguments: dict[str, Any],
-        request: GenerationRequest,
-        device: torch.device,
+        self, pipe: Any, state: Hashable, arguments: dict[str, Any], request: GenerationRequest, device: torch.device
     ) -> PromptEmbedding:
         prompts = _as_list(arguments["prompt"])
         negatives = _as_list(arguments.get("negative_prompt")) * (len(prompts) if len(prompts) > 1 else 1)
-        others = {"device": arguments.get("device"), "num_images_per_prompt": 1, "do_classifier_free_guidance": False}
 
         def one(text: str) -> list[torch.Tensor]:
-            if needs_own_encoding(request):
-                key = (state, text, request.prompt_syntax, request.clip_skip)
-                embedding = self._embeddings.get(key, lambda: encode_text(pipe, text, request))
-            else:
-                embedding = self._get(encode, state, {"prompt": text, **others})
-            return [tensor.to(device) for tensor in embedding if tensor is not None]
+            reading = text, request.prompt_syntax, request.clip_skip
+            embedding = self._embeddings.get((state, *reading), lambda: encode_text(pipe, *reading))
+            return [tensor.to(device) for tensor in embedding]
 
         positive = [one(text) for text in prompts]
         negative: list[list[torch.Tensor]] = []

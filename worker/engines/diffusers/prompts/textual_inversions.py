@@ -14,8 +14,8 @@ from safetensors import SafetensorError, safe_open
 from shared.jobs.requests import GenerationRequest
 from worker.engines.base import JobWatch
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.loras.lora_files import walk_files
-from worker.engines.diffusers.prompts.weighted_prompts import clip_encoders
+from worker.engines.diffusers.loras.lora_files import UnusableFile, walk_files
+from worker.engines.diffusers.prompts.clip_encoding import clip_encoders
 from worker.models.contents.fingerprint import revision_of
 from worker.models.families import Family
 from worker.models.weight_files import SUFFIX
@@ -47,12 +47,8 @@ def find_embeddings(folder: Path | None) -> dict[str, Path]:
     return dict(sorted(found.items()))
 
 
-class UnusableEmbedding(Exception):
-    """The message says why, as a sentence without its end."""
-
-
 def read_vectors(file: Path, widths: Sequence[int]) -> list[torch.Tensor]:
-    """Those for each text encoder, one vector a row. Raises OSError, SafetensorError and UnusableEmbedding."""
+    """Those for each text encoder, one vector a row. Raises OSError, SafetensorError and UnusableFile."""
     with safe_open(file, "pt") as opened:
         keys = list(opened.keys())
         if len(widths) > 1:
@@ -65,10 +61,10 @@ def read_vectors(file: Path, widths: Sequence[int]) -> list[torch.Tensor]:
             len(shape) in (1, 2) and shape[-1] == width for shape, width in zip(shapes, widths, strict=True)
         )
         if not fits:
-            raise UnusableEmbedding("it does not fit the model")
+            raise UnusableFile("it does not fit the model")
         counts = {1 if len(shape) == 1 else shape[0] for shape in shapes}
         if len(counts) > 1 or not 0 < min(counts) <= MAX_VECTORS_OF_A_FILE:
-            raise UnusableEmbedding(f"it must have 1 to {MAX_VECTORS_OF_A_FILE} vectors")
+            raise UnusableFile(f"it must have 1 to {MAX_VECTORS_OF_A_FILE} vectors")
         return [opened.get_tensor(key).float().reshape(-1, width) for key, width in zip(found, widths, strict=True)]
 
 
@@ -149,21 +145,21 @@ class TextualInversions:
                 return match[0]
             try:
                 return self._require(name, files[name]).words
-            except UnusableEmbedding as error:
+            except UnusableFile as error:
                 add_warning(f"the embedding {name} was read as a word: {error}")
             return match[0]
 
         return _pattern(tuple(files)).sub(words, _WORD.sub(lambda match: match[0].replace("-", " "), text))
 
     def _require(self, name: str, file: Path) -> _Loaded:
-        """Raises UnusableEmbedding."""
+        """Raises UnusableFile."""
         try:
             version = revision_of(file)
             loaded = self._loaded.get(name)
             if loaded is None or loaded.version != version:
                 loaded = self._loaded[name] = self._load(file, version)
         except (OSError, SafetensorError):
-            raise UnusableEmbedding("its file is damaged") from None
+            raise UnusableFile("its file is damaged") from None
         return loaded
 
     def _load(self, file: Path, version: str) -> _Loaded:
@@ -171,7 +167,7 @@ class TextualInversions:
         vectors = read_vectors(file, [encoder.width for encoder in encoders])
         first, count = self._used, len(vectors[0])
         if first + count > MAX_VECTORS:
-            raise UnusableEmbedding("the prompts name too many others")
+            raise UnusableFile("the prompts name too many others")
         for encoder, found in zip(encoders, vectors, strict=True):
             encoder.put(first, found)
         self._used += count

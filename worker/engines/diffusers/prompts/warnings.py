@@ -8,7 +8,7 @@ from shared.jobs.types import PromptSyntax
 from worker.engines.diffusers.denoising.call_arguments import has_second_prediction
 from worker.engines.diffusers.loading.pipeline_classes import has_negative_prompt, parameters_of
 from worker.engines.diffusers.loading.pipelines import Pipelines
-from worker.engines.diffusers.prompts.weighted_prompts import Chunker
+from worker.engines.diffusers.prompts.clip_encoding import Chunker
 
 #: How much of the ignored text a warning quotes.
 MAX_QUOTE = 200
@@ -44,11 +44,7 @@ def _length_warnings(pipelines: Pipelines, field: str, text: str, *, is_weighted
 
 def _ignored_text(tokenizer: Any, text: str, *, is_weighted: bool) -> str:
     """The end of the text, beyond the encoder's limit: usually 77 tokens, two of them markers."""
-    if is_weighted:
-        ignored = Chunker(tokenizer).ignored_text(text)
-    else:
-        tokens = tokenizer(text).input_ids
-        ignored = tokenizer.decode(tokens[tokenizer.model_max_length - 1 : -1]).strip()
+    ignored = Chunker(tokenizer).ignored_text(text, is_weighted=is_weighted)
     return ignored if len(ignored) <= MAX_QUOTE else f"{ignored[:MAX_QUOTE].rstrip()}..."
 
 

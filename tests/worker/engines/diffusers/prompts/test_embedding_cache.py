@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from worker.engines.diffusers.prompts import encoding
-from worker.engines.diffusers.prompts.encoding import PromptEmbeddingCache
-from worker.engines.diffusers.prompts.weighted_prompts import PromptEmbedding
+from worker.engines.diffusers.prompts.encoding import PromptEmbedding, PromptEmbeddingCache
 
 
 def reading(read: list[str], text: str) -> Callable[[], PromptEmbedding]:

@@ -6,12 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from shared.jobs.types import PromptSyntax
 from shared.jobs.web_ui.prompt_weights import parse_weights
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.engine import DiffusersEngine
-from worker.engines.diffusers.prompts.weighted_prompts import MAX_CHUNKS, Chunker, encode_sections
+from worker.engines.diffusers.prompts.clip_encoding import MAX_CHUNKS, Chunker, encode_text
 
 pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
 
@@ -27,7 +28,7 @@ def pipe(model: DiffusersEngine) -> Any:
 
 
 def embedding(model: DiffusersEngine, prompt: str, clip_skip: int | None = None) -> torch.Tensor:
-    return encode_sections(pipe(model), parse_weights(prompt), clip_skip)[0]
+    return encode_text(pipe(model), prompt, PromptSyntax.WEIGHTED, clip_skip)[0]
 
 
 def plain(model: DiffusersEngine, prompt: str) -> list[torch.Tensor]:
@@ -48,7 +49,7 @@ def chunk_lengths(model: DiffusersEngine, prompt: str) -> list[int]:
 
 
 def test_without_weights_the_embedding_is_that_of_the_plain_prompt(model: DiffusersEngine) -> None:
-    weighted = encode_sections(pipe(model), parse_weights("a b c"))
+    weighted = encode_text(pipe(model), "a b c", PromptSyntax.WEIGHTED, None)
 
     for ours, theirs in zip(weighted, plain(model, "a b c"), strict=True):
         assert torch.equal(ours, theirs)
@@ -76,14 +77,28 @@ def test_a_long_prompt_is_encoded_in_chunks_of_75(model: DiffusersEngine) -> Non
     assert torch.equal(embedding(model, first + second)[:, 77:], embedding(model, second))
 
 
-def test_a_phrase_after_a_comma_near_the_end_of_a_chunk_moves_to_the_next(tmp_path: Path) -> None:
-    tiny.save_sd(tmp_path)
-    vocabulary = tmp_path / "tokenizer" / "tokenizer.json"
+def with_commas(folder: Path) -> DiffusersEngine:
+    """A model whose tokenizer knows the comma."""
+    tiny.save_sd(folder)
+    vocabulary = folder / "tokenizer" / "tokenizer.json"
     vocabulary.write_text(vocabulary.read_text().replace('"z</w>"', '",</w>"'))
-    model = loaded(tmp_path)
+    return loaded(folder)
+
+
+def test_a_phrase_after_a_comma_near_the_end_of_a_chunk_moves_to_the_next(tmp_path: Path) -> None:
+    model = with_commas(tmp_path)
 
     assert chunk_lengths(model, "a " * 70 + ", " + "b " * 10) == [71, 10]
     assert chunk_lengths(model, "a " * 50 + ", " + "b " * 30) == [75, 6]
+
+
+def test_a_prompt_without_weights_ends_at_the_limit_of_the_encoder(tmp_path: Path) -> None:
+    model, prompt = with_commas(tmp_path), "a " * 70 + ", " + "b " * 10
+
+    usual, skipping = (encode_text(pipe(model), prompt, None, clip_skip)[0] for clip_skip in (None, 1))
+
+    assert torch.equal(usual, plain(model, prompt)[0])
+    assert torch.equal(usual, skipping)
 
 
 def test_break_ends_a_chunk(model: DiffusersEngine) -> None:

@@ -1,4 +1,4 @@
-"""Encodes prompts with weights and prompts of any length, with the arithmetic of AUTOMATIC1111's web UI.
+"""Encodes prompts for CLIP: also with weights and of any length, with the arithmetic of AUTOMATIC1111's web UI.
 
 compel, the library for weights, has a syntax and an arithmetic of its own: the same prompt would give other images than
 in the tools whose prompts people paste.
@@ -12,12 +12,9 @@ from typing import Any
 import torch
 import transformers
 
-from shared.jobs.requests import GenerationRequest
 from shared.jobs.types import PromptSyntax
-from shared.jobs.web_ui.prompt_weights import Section, WeightedText, parse_weights
+from shared.jobs.web_ui.prompt_weights import Section, parse_weights
 
-#: Tensors, in whatever tuples and lists the pipeline returns.
-PromptEmbedding = Any
 #: Tokens that are encoded together, each with its weight.
 Chunk = list[tuple[int, float]]
 #: A comma at most so many tokens before the end of a chunk ends it, so that no phrase is divided.
@@ -38,6 +35,10 @@ class Chunker:
         length: int = self.tokenizer.model_max_length - 2
         return length
 
+    def plain(self, text: str) -> Chunk:
+        """Of a text without weights, as much as the encoder reads."""
+        return [(token, 1.0) for token in self._tokens(text)[: self.length]]
+
     def chunks(self, sections: Sequence[Section]) -> list[Chunk]:
         """At least one. A BREAK at the end begins none."""
         first, *others = sections if sections[-1] or len(sections) == 1 else sections[:-1]
@@ -52,23 +53,25 @@ class Chunker:
     def padded_weights(self, chunk: Chunk) -> list[float]:
         return [1.0, *(weight for _, weight in chunk), *[1.0] * (self.length - len(chunk) + 1)]
 
-    def ignored_text(self, prompt: str) -> str:
-        """What follows the chunks that are encoded."""
-        tokens = [token for chunk in self.chunks(parse_weights(prompt))[MAX_CHUNKS:] for token, _ in chunk]
+    def ignored_text(self, prompt: str, *, is_weighted: bool) -> str:
+        """What follows the tokens that are encoded."""
+        tokens = self._tokens(prompt)[self.length :]
+        if is_weighted:
+            tokens = [token for chunk in self.chunks(parse_weights(prompt))[MAX_CHUNKS:] for token, _ in chunk]
         text: str = self.tokenizer.decode(tokens).strip()
         return text
 
     def _section(self, section: Section) -> list[Chunk]:
         chunks: list[Chunk] = [[]]
         for part in section:
-            for token in self._tokens(part):
+            for token in self._tokens(part.text):
                 if len(chunks[-1]) == self.length:
                     chunks.append([] if token == self._comma else self._phrase_at_end(chunks[-1]))
                 chunks[-1].append((token, part.weight))
         return chunks
 
-    def _tokens(self, part: WeightedText) -> Sequence[int]:
-        tokens: Sequence[int] = self.tokenizer(part.text, add_special_tokens=False).input_ids
+    def _tokens(self, text: str) -> Sequence[int]:
+        tokens: Sequence[int] = self.tokenizer(text, add_special_tokens=False).input_ids
         return tokens
 
     def _phrase_at_end(self, chunk: Chunk) -> Chunk:
@@ -87,40 +90,28 @@ class Chunker:
 
 
 @torch.no_grad()
-def encode_sections(
-    pipe: Any, sections: Sequence[Section], clip_skip: int | None = None, max_chunks: int = MAX_CHUNKS
-) -> PromptEmbedding:
+def encode_text(pipe: Any, text: str, syntax: PromptSyntax | None, clip_skip: int | None) -> list[torch.Tensor]:
     """The embedding of a prompt as a batch of one, and for Stable Diffusion XL its pooled embedding.
 
     `clip_skip` has no effect on Stable Diffusion XL, which always uses the last layer but one.
     """
     embeddings: list[torch.Tensor] = []
-    pooled: tuple[torch.Tensor, ...] = ()
+    pooled: list[torch.Tensor] = []
     encoders = clip_encoders(pipe)
     is_xl = isinstance(encoders[-1][1], _WITH_POOLING)
     for tokenizer, encoder in encoders:
         chunker, parts = Chunker(tokenizer), []
-        for number, chunk in enumerate(chunker.chunks(sections)[:max_chunks]):
+        is_weighted = syntax is PromptSyntax.WEIGHTED
+        chunks = chunker.chunks(parse_weights(text))[:MAX_CHUNKS] if is_weighted else [chunker.plain(text)]
+        for number, chunk in enumerate(chunks):
             tokens = torch.tensor([chunker.padded_tokens(chunk)], device=pipe._execution_device)
             output = encoder(tokens, output_hidden_states=True)
             hidden = output.hidden_states[-2] if is_xl else _layer(encoder, output, clip_skip or 1)
             parts.append(_weighted(hidden, chunker.padded_weights(chunk)))
             if number == 0 and isinstance(encoder, _WITH_POOLING):
-                pooled = (output.text_embeds,)
+                pooled = [output.text_embeds]
         embeddings.append(torch.cat(parts, dim=1))
-    return torch.cat(embeddings, dim=-1), *pooled
-
-
-def needs_own_encoding(request: GenerationRequest) -> bool:
-    """Whether the pipeline cannot encode the texts of the request by itself."""
-    return request.prompt_syntax is PromptSyntax.WEIGHTED or request.clip_skip is not None
-
-
-def encode_text(pipe: Any, text: str, request: GenerationRequest) -> PromptEmbedding:
-    """The embedding of a text, read as the request says."""
-    if request.prompt_syntax is PromptSyntax.WEIGHTED:
-        return encode_sections(pipe, parse_weights(text), request.clip_skip)
-    return encode_sections(pipe, ((WeightedText(text),),), request.clip_skip, max_chunks=1)
+    return [torch.cat(embeddings, dim=-1), *pooled]
 
 
 def extended(
