@@ -27,7 +27,8 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
             f"imagegen is not running with SD_DATA_DIR={settings.data_dir.absolute()}: start it with `imagegen up`, or "
             "name its Redis with SD_REDIS_URL."
         )
-    require_redis(url)
+    if not require_redis(url):
+        raise ConfigurationError("The service's Redis server does not respond: `imagegen doctor` says why.")
     store, images = Store(connect(url)), ImageStore(open_storage(settings, API_TIMEOUTS))
     ownership = Ownership.of(store, settings.redis_prefix, images)
     if take_over and not dry_run:
