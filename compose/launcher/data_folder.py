@@ -1,5 +1,6 @@
 """The data folder of a running service: its lock, and the address of its embedded Redis for other commands."""
 
+import errno
 import fcntl
 import shutil
 import time
@@ -100,7 +101,6 @@ def removed(path: Path) -> Iterator[None]:
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"SD_DATA_DIR={folder.absolute()} cannot be used ({error.strerror}): choose a folder that this user may write "
-        "to."
-    )
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space on its disk" if is_full else "choose a folder that this user may write to"
+    return ConfigurationError(f"SD_DATA_DIR={folder.absolute()} cannot be used ({error.strerror}): {remedy}.")
