@@ -168,7 +168,7 @@ def status(
     console = create_console()
     with errors_as_one_sentence():
         client = _client(url, console)
-        if console.is_terminal and not (once or as_json):
+        if console.is_terminal and not (console.is_dumb_terminal or once or as_json):
             watch(client, console)
             return
         report = StatusReport.read(client)

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 import requests
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from compose.cli.client_error import ClientError
 from shared.settings.http_server import is_loopback
@@ -109,7 +109,7 @@ class ApiClient:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
         with Progress(
