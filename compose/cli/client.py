@@ -46,9 +46,11 @@ class ApiClient:
         request = {**{name: _text(value) for name, value in body.items()}, "output_format": _format_of(output)}
         with self._http_errors():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=READ_TIMEOUT_SECONDS))
-            with self._cancelled_by_interrupt(job["links"]["self"]):
-                job = self._wait_for(job)
-            path = f"{job['links']['self']}/images/0"
+            # Not its links: they begin with the path that the service has behind a proxy, as this URL may.
+            path = f"/api/jobs/{job['id']}"
+            with self._cancelled_by_interrupt(path):
+                job = self._wait_for(path)
+            path += "/images/0"
             content = self._checked(self._http.get(self._url + path, timeout=READ_TIMEOUT_SECONDS)).content
         try:
             output.write_bytes(content)
@@ -105,7 +107,7 @@ class ApiClient:
                     print("The job was cancelled.", file=sys.stderr)
             raise
 
-    def _wait_for(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    def _wait_for(self, path: str) -> dict[str, Any]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
@@ -116,7 +118,7 @@ class ApiClient:
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
             bar = progress.add_task("queued", total=None)
-            for kind, data in self._events(job["links"]["events"]):
+            for kind, data in self._events(f"{path}/events"):
                 match kind:
                     case "state":
                         progress.update(bar, description=data["state"])
