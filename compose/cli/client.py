@@ -90,7 +90,7 @@ class ApiClient:
             ) from None
         except requests.ConnectionError:
             raise ClientError(
-                f"No service responds at {self._shown_url}. Start it with `imagegen up`, or wait if it is just starting."
+                f"No service responds at {self._shown_url}. Start it with `imagegen up`, or wait if it is starting."
             ) from None
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Not a response of this service, or not HTTP at all.
