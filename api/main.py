@@ -8,6 +8,7 @@ import socket
 import sys
 from contextlib import closing, suppress
 from types import FrameType
+from typing import NoReturn
 
 import uvicorn
 from fastapi import FastAPI
@@ -63,6 +64,8 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        if self.should_exit and sig == signal.SIGINT:
+            _force_stop()
         if self._loop is not None:
             self._loop.call_soon_threadsafe(self._hub.close)
         super().handle_exit(sig, frame)
@@ -74,7 +77,17 @@ def exit_on_signals() -> None:
     Without this, uvicorn would end an orderly stop with the signal: it raises it again once it has stopped.
     """
     for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: sys.exit())
+        signal.signal(number, _exit)
+
+
+def _exit(*_: object) -> NoReturn:
+    signal.signal(signal.SIGINT, _force_stop)
+    sys.exit()
+
+
+def _force_stop(*_: object) -> NoReturn:
+    """Leave at once: whatever is interrupted in between would be reported as an error."""
+    os._exit(FORCED_STOP)
 
 
 def main() -> None:
@@ -103,12 +116,7 @@ def main() -> None:
         ws="none",
         timeout_graceful_shutdown=GRACE_SECONDS,
     )
-    server = Server(config, hub)
-    try:
-        server.run()
-    finally:
-        if server.force_exit:
-            sys.exit(FORCED_STOP)
+    Server(config, hub).run()
 
 
 if __name__ == "__main__":

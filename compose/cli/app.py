@@ -160,7 +160,7 @@ def status(
 
     console = create_console()
     client = ApiClient(*_service(url))
-    if console.is_terminal and not (once or as_json):
+    if console.is_terminal and not (console.is_dumb_terminal or once or as_json):
         watch(client, console)
         return
     report = StatusReport.read(client)

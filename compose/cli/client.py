@@ -12,7 +12,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import requests
-from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from compose.cli.client_error import ClientError
 from compose.cli.terminal import create_console
@@ -46,9 +46,11 @@ class ApiClient:
         request = {**{name: _text(value) for name, value in body.items()}, "output_format": _format_of(output)}
         with self._http_errors():
             job = self._json(self._http.post(f"{self._url}/api/jobs", json=request, timeout=READ_TIMEOUT_SECONDS))
-            with self._cancelled_by_interrupt(job["links"]["self"]):
-                job = self._wait_for(job)
-            path = f"{job['links']['self']}/images/0"
+            # Not its links: they begin with the path that the service has behind a proxy, as this URL may.
+            path = f"/api/jobs/{job['id']}"
+            with self._cancelled_by_interrupt(path):
+                job = self._wait_for(path)
+            path += "/images/0"
             content = self._checked(self._http.get(self._url + path, timeout=READ_TIMEOUT_SECONDS)).content
         try:
             output.write_bytes(content)
@@ -88,7 +90,7 @@ class ApiClient:
             ) from None
         except requests.ConnectionError:
             raise ClientError(
-                f"No service responds at {self._shown_url}. Start it with `imagegen up`, or wait if it is just starting."
+                f"No service responds at {self._shown_url}. Start it with `imagegen up`, or wait if it is starting."
             ) from None
         except (requests.RequestException, ValueError, LookupError, TypeError, AttributeError):
             # Not a response of this service, or not HTTP at all.
@@ -105,18 +107,18 @@ class ApiClient:
                     print("The job was cancelled.", file=sys.stderr)
             raise
 
-    def _wait_for(self, job: Mapping[str, Any]) -> dict[str, Any]:
+    def _wait_for(self, path: str) -> dict[str, Any]:
         columns = (
             TextColumn("{task.description}"),
             BarColumn(),
-            TextColumn("{task.completed}/{task.total}"),
+            MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
         with Progress(
             *columns, console=self._console, transient=True, disable=not self._console.is_terminal
         ) as progress:
             bar = progress.add_task("queued", total=None)
-            for kind, data in self._events(job["links"]["events"]):
+            for kind, data in self._events(f"{path}/events"):
                 match kind:
                     case "state":
                         progress.update(bar, description=data["state"])

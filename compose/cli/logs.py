@@ -6,6 +6,7 @@ from collections.abc import Collection
 from contextlib import closing, suppress
 
 from compose.launcher.console import create_printer
+from compose.launcher.data_folder import of_another_user
 from compose.launcher.log_files import FOLDER, LogLine, LogReader
 from shared.errors import ConfigurationError
 from shared.jobs.types import Backend
@@ -52,10 +53,14 @@ def print_logs(
     if unknown := [name for name in processes if _backend_of(name) not in PROCESSES]:
         raise ConfigurationError(f"{unknown[0]} is not a process: choose from {', '.join(PROCESSES)}.")
     folder = settings.data_dir.absolute() / FOLDER
-    if not folder.is_dir():
-        raise ConfigurationError(f"{folder} has no logs yet: start the service with `imagegen up`.")
+    try:
+        if not folder.is_dir():
+            raise ConfigurationError(f"{folder} has no logs yet: start the service with `imagegen up`.")
+        log_reader = LogReader(folder)
+    except PermissionError:
+        raise of_another_user(settings.data_dir) from None
     print_line, log_filter = create_printer(print, settings.log_format), LogFilter(processes, job)
-    with suppress(KeyboardInterrupt), closing(LogReader(folder)) as reader:
+    with suppress(KeyboardInterrupt), closing(log_reader) as reader:
         for line in deque(filter(log_filter.matches, reader.past()), maxlen=max_lines):
             print_line(line)
         for line in filter(log_filter.matches, reader.future()) if follow else ():

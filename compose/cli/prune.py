@@ -1,7 +1,7 @@
 """`imagegen prune`: removes old jobs and images on request."""
 
 import re
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from compose.launcher.data_folder import embedded_redis_url, is_running
 from shared.errors import ConfigurationError
@@ -27,7 +27,8 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
             f"imagegen is not running with SD_DATA_DIR={settings.data_dir.absolute()}: start it with `imagegen up`, or "
             "name its Redis with SD_REDIS_URL."
         )
-    require_redis(url)
+    if not require_redis(url):
+        raise ConfigurationError("The service's Redis server does not respond: `imagegen doctor` says why.")
     store, images = Store(connect(url)), ImageStore(open_storage(settings, API_TIMEOUTS))
     ownership = Ownership.of(store, settings.redis_prefix, images)
     if take_over and not dry_run:
@@ -36,7 +37,7 @@ def prune(settings: LauncherSettings, age: timedelta, *, dry_run: bool, take_ove
         raise ConfigurationError(refusal)
     rules = RetentionRules(keep_jobs_for=age, keep_images_for=age, max_bytes=None)
     retention = Retention(store, settings.redis_prefix, images, lambda: True)
-    return retention.apply(rules, datetime.now(UTC), dry_run=dry_run)
+    return retention.apply(rules, store.now(), dry_run=dry_run)
 
 
 def parse_age(text: str) -> timedelta:

@@ -8,8 +8,9 @@ from functools import partial
 from compose.doctor.checks.machine import clock, device, dtype, memory, outbound, python, versions
 from compose.doctor.checks.models import bfl, downloads, token
 from compose.doctor.checks.service import disk, exposure, ports, redis, workers
-from compose.doctor.findings import Finding, problem
+from compose.doctor.findings import Finding, problem, split_sentence
 from compose.doctor.installation import PROBE_SECONDS, Installation, in_background
+from shared.errors import ConfigurationError
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,8 @@ def run_checks(installation: Installation, checks: Sequence[Check] = CHECKS) -> 
 def _findings(check: Check, installation: Installation) -> tuple[Finding, ...]:
     try:
         return tuple(check.run(installation))
+    except ConfigurationError as error:
+        return (problem(*split_sentence(error.detail)),)
     except Exception as error:
         # Without the error's message, which may quote a secret.
         return (problem(f"This check failed: {type(error).__name__}.", "Report it as a bug, with the log."),)

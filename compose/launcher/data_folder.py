@@ -1,5 +1,6 @@
 """The data folder of a running service: its lock, and the address of its embedded Redis for other commands."""
 
+import errno
 import fcntl
 import shutil
 import time
@@ -16,21 +17,27 @@ REDIS_URL = "redis-url"
 
 
 def is_running(folder: Path) -> bool:
-    """Whether a running service uses this data folder."""
-    with suppress(OSError), (folder / LOCK).open() as lock:
-        try:
+    """Whether a running service uses this data folder. Raises ConfigurationError."""
+    try:
+        with (folder / LOCK).open() as lock:
             fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
+    except BlockingIOError:
+        return True
+    except PermissionError:
+        raise of_another_user(folder) from None
+    except OSError:
+        pass
     return False
 
 
 def embedded_redis_url(folder: Path) -> str | None:
-    """None while the service is not running, unless it was killed."""
+    """None while the service is not running, unless it was killed. Raises ConfigurationError."""
     try:
         return (folder / REDIS_URL).read_text()
     except FileNotFoundError:
         return None
+    except PermissionError:
+        raise of_another_user(folder) from None
 
 
 @contextmanager
@@ -50,6 +57,12 @@ def locked(folder: Path) -> Iterator[None]:
 def already_running(folder: Path) -> ConfigurationError:
     return ConfigurationError(
         f"imagegen is already running with SD_DATA_DIR={folder.absolute()}: stop it, or choose another folder."
+    )
+
+
+def of_another_user(folder: Path) -> ConfigurationError:
+    return ConfigurationError(
+        f"SD_DATA_DIR={folder.absolute()} belongs to another user: call imagegen as the user of the service."
     )
 
 
@@ -88,7 +101,6 @@ def removed(path: Path) -> Iterator[None]:
 
 
 def _unusable(folder: Path, error: OSError) -> ConfigurationError:
-    return ConfigurationError(
-        f"SD_DATA_DIR={folder.absolute()} cannot be used ({error.strerror}): choose a folder that this user may write "
-        "to."
-    )
+    is_full = error.errno in (errno.ENOSPC, errno.EDQUOT)
+    remedy = "free space on its disk" if is_full else "choose a folder that this user may write to"
+    return ConfigurationError(f"SD_DATA_DIR={folder.absolute()} cannot be used ({error.strerror}): {remedy}.")

@@ -19,7 +19,9 @@ def main() -> None:
     with os.fdopen(int(sys.argv[1])) as pipe:
         plan = Plan.from_json(pipe.read())
     events = Events()
-    for number in STOP_SIGNALS:
+    # Whoever starts it with `nohup` wants it to outlive the terminal.
+    ignored = {signal.SIGHUP} if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else set()
+    for number in {*STOP_SIGNALS} - ignored:
         signal.signal(number, lambda number, _: events.put(StopRequested(number == signal.SIGINT)))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOP_SIGNALS)
     with ConsoleOutput() as console:

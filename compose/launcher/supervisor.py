@@ -25,6 +25,8 @@ STABLE_SECONDS = 60.0
 MAX_DELAY_SECONDS = 30.0
 #: How long processes may take to end once nobody wants to wait: what they sent to others may still be answered.
 HURRY_SECONDS = 10.0
+#: A signal that comes close behind another may reach another thread, which does not wake the one that handles it.
+SIGNAL_SECONDS = 0.5
 #: How long a killed process may take to end; one that waits for a dead disk never ends.
 KILL_SECONDS = 5.0
 STOPPING = (
@@ -202,7 +204,11 @@ class Supervisor:
         for process in processes:
             process.stop(signal.SIGTERM, process.service.grace_seconds, self._output, self._events)
         while left:
-            match self._events.get():
+            try:
+                event = self._events.get(timeout=SIGNAL_SECONDS)
+            except Empty:
+                continue
+            match event:
                 case Stopped(process):
                     left.discard(process)
                 case StopRequested(is_ctrl_c=True):

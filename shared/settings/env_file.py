@@ -40,8 +40,8 @@ def read(path: Path = Path(".env")) -> Mapping[str, str]:
     for statement in parse_stream(io.StringIO(text)):
         if statement.error:
             raise ConfigurationError(
-                f"{path.absolute()} is malformed (line {statement.original.line}): write NAME=value there, with a quote "
-                "at both ends of the value or at none."
+                f"{path.absolute()} is malformed (line {statement.original.line}): write NAME=value there, with a "
+                "quote at both ends of the value or at none."
             )
     values = dotenv_values(stream=io.StringIO(text))
     return {name: value for name, value in values.items() if value}

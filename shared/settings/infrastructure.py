@@ -77,7 +77,9 @@ def require_folder(folder: Path, setting: str) -> None:
     """Create the folder if needed. Raises ConfigurationError if this user cannot write to it."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        reason = None if os.access(folder, os.W_OK | os.X_OK) else os.strerror(errno.EACCES)
+        is_writable = os.access(folder, os.W_OK | os.X_OK)
+        is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+        reason = None if is_writable else os.strerror(errno.EROFS if is_read_only else errno.EACCES)
     except FileExistsError:
         reason = os.strerror(errno.ENOTDIR)
     except OSError as error:

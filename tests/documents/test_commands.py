@@ -110,17 +110,22 @@ def test_every_call_is_described(reader: Reader) -> None:
     assert described - calls == {"GET /", "GET /docs"}
 
 
-def test_a_restored_backup_has_the_images(reader: Reader) -> None:
+def test_a_restored_backup_has_the_images_and_a_damaged_log_can_be_repaired(reader: Reader) -> None:
     folder = reader.service.folder
     image = f"/api/jobs/{reader.job}/images/0"
     before = requests.get(reader.service.url + image, timeout=10).content
     reader.service.launcher.stop(STOP_SECONDS)
 
-    back_up, restore = (block for block in COMMANDS if block.reason == STOPPED)
+    back_up, restore, repair = (block for block in COMMANDS if block.reason == STOPPED)
     reader.follow(back_up)
     for name in ("data", "outputs"):
         shutil.rmtree(folder / name)
     reader.follow(restore)
+    (log,) = folder.glob("data/appendonlydir/*.incr.aof")
+    with log.open("ab") as end:
+        # What some file systems leave there.
+        end.write(bytes(100))
+    reader.follow(repair)
 
     with Launched(folder, **{**reader.service.settings, "SD_PORT": str(free_port())}) as restored:
         after = patient_get(f"http://127.0.0.1:{restored.settings['SD_PORT']}{image}")

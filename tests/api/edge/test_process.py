@@ -75,6 +75,7 @@ def test_a_forced_stop_cuts_off_requests_and_is_no_success(stack: Stack) -> None
         api.process.send(signal.SIGINT)
 
         assert api.process.wait() == 128 + signal.SIGINT
+    assert "Traceback" not in api.process.output
 
 
 def test_a_missing_redis_url_ends_the_process_with_one_sentence(stack: Stack) -> None:

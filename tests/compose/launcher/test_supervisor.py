@@ -24,12 +24,13 @@ while :; do sleep 600 >/dev/null 2>&1 & wait; done
 
 
 @contextmanager
-def supervising(program: Path) -> Iterator[Process]:
+def supervising(program: Path, before: str = "") -> Iterator[Process]:
+    """`before` is a command of the shell that starts it."""
     folder = program.parent
     service = Service("program", (str(program),), ready="ready", grace_seconds=30)
     plan = Plan((Stage((service,)),), str(folder / "data"), str(folder / "sockets"), "", "text")
     (folder / "plan.json").write_text(plan.to_json())
-    process = Process(["sh", "-c", f"exec {sys.executable} -m compose.launcher.main 3 3<plan.json"], folder)
+    process = Process(["sh", "-c", f"{before}exec {sys.executable} -m compose.launcher.main 3 3<plan.json"], folder)
     yield process
     process.kill()
 
@@ -79,3 +80,18 @@ def test_a_second_ctrl_c_ends_the_grace_period_and_other_signals_do_not(tmp_path
         launcher.wait_for("hurried after x")
         assert launcher.wait(STOP_SECONDS) == 0, launcher.output
     assert "xx" not in launcher.output
+
+
+def test_a_service_outlives_its_terminal_under_nohup(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text(PROGRAM)
+    program.chmod(0o755)
+    with supervising(program, before="trap '' HUP; ") as launcher:
+        launcher.wait_for("ready")
+
+        launcher.send(signal.SIGHUP)
+
+        os.kill(next(int(line.split()[-1]) for line in launcher.lines if "ready" in line), signal.SIGKILL)
+        launcher.wait_for("ended unexpectedly")
+        launcher.send(signal.SIGTERM)
+        assert launcher.wait(STOP_SECONDS) == 0, launcher.output

@@ -64,6 +64,8 @@ def _check_error(error: redis.exceptions.RedisError, server: str, *, is_embedded
             return warning(f"{server} denies this user INFO.", "Allow its user +info to have the server checked.")
         case _ if "CERTIFICATE_VERIFY_FAILED" in str(error):
             return problem(f"{server} has a certificate that is not trusted.", "Name its authority with SD_CA_FILE.")
+        case _ if is_embedded and "Permission denied" in str(error):
+            return problem(f"{server} belongs to another user.", "Call imagegen as the user of the service.")
         case _ if is_embedded:
             remedy = "If the service was killed, `imagegen up` starts it again; otherwise see `imagegen logs redis`."
             return problem(f"{server} does not respond.", remedy)
