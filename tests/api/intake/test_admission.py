@@ -104,7 +104,7 @@ def test_a_backend_estimates_the_wait_of_a_new_job(stack: Stack) -> None:
     stack.start_worker("null", SD_BACKENDS="null")
     api = stack.start_api(SD_BACKENDS="null")
     api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
-    for _ in range(9):
+    for _ in range(30):
         api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
 
     def wait() -> float:

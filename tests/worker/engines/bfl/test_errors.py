@@ -3,13 +3,14 @@
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from api.problems import STATUS
 from shared.errors import ContentRejected, JobFailure, ProviderResponseLost, UpstreamRejected
-from tests.worker.engines.bfl.conftest import Table
+from tests.worker.engines.bfl.conftest import QUICK, Table
 from tests.worker.engines.bfl.provider import KEY, Reply, refused, state
 from worker.engines.bfl import client
 
@@ -137,8 +138,10 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
     [
         Reply(hang_up=True),
         Reply(body={"id": "x"}, claim=1000),
-        Reply(seconds=4, body={}),
+        Reply(seconds=0.5, body={}),
+        Reply(trickle=True, raw=b'{"id": "a"}' + b" " * 40),
         Reply(raw=b"{}"),
+        Reply(body={"id": ""}),
         Reply(raw=b"x" * 2_000_000),
         Reply(500, raw=b""),
         Reply(502, raw=b""),
@@ -146,10 +149,11 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
         Reply(504, raw=b""),
         Reply(302, headers={"Location": "/"}),
     ],
-    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
+    ids=["hung up", "cut", "too late", "trickle", "no task", "no id", "endless", "500", "502", "503", "504", "302"],
 )
 def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
+    table.timeouts = replace(QUICK, submit_seconds=0.3)
 
     error = failure(table)
 
