@@ -192,12 +192,22 @@ def test_a_timeout_reports_what_was_paid_for_and_the_last_response(table: Table,
     assert not error.retryable
 
 
-def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
-    table.provider.submits = [refused(429)]
+@pytest.mark.parametrize(
+    ("arrange", "reason"),
+    [
+        (submit(refused(429)), "accepts no more tasks now (429)"),
+        (nobody_there, "cannot be reached (ConnectionError)"),
+    ],
+    ids=["rejected", "nobody there"],
+)
+def test_a_submit_that_was_not_accepted_is_reported_as_not_charged(
+    table: Table, arrange: Callable[[Table], None], reason: str
+) -> None:
+    arrange(table)
 
     error = failure(table)
 
-    assert error.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
+    assert error.detail == f"Black Forest Labs {reason}; nothing was charged for this."
     assert error.retryable
 
 
