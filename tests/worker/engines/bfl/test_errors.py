@@ -219,10 +219,11 @@ def test_a_submit_that_was_not_accepted_is_reported_as_not_charged(
         (refused(403, "Not authenticated"), "refuses the key in SD_BFL_API_KEY: Not authenticated."),
         (refused(400, f"bad key {KEY}"), "refuses the request (HTTP 400): bad key ***."),
         (refused(400, "x" * 1000), "refuses the request (HTTP 400): " + "x" * 300 + "."),
+        (refused(400, "a\nb \x1b[2Jc"), "refuses the request (HTTP 400): a b [2Jc."),
         (refused(400, {"odd": 1}), "refuses the request (HTTP 400)."),
         (Reply(400, raw=b"[" * 100_000), "refuses the request (HTTP 400)."),
     ],
-    ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
+    ids=["key", "fields", "403", "quotes the key", "long", "controls", "odd", "deep"],
 )
 def test_messages_of_the_provider_are_sanitised(table: Table, reply: Reply, detail: str) -> None:
     table.provider.submits = [reply]
