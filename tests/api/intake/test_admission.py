@@ -1,6 +1,7 @@
 """Accepting jobs: idempotency, limits, queue positions and estimated waits."""
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def test_a_repeated_key_waits_for_the_same_image(null: Stack) -> None:
     again = null.api.post("/api/txt2img", BODY, headers={"Idempotency-Key": "key-wait"})
 
     assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, first["id"], "succeeded")
+    begin = time.monotonic()
+    null.api.post("/api/txt2img", BODY, headers={"Idempotency-Key": "key-wait", "Prefer": "wait=30"})
+    assert time.monotonic() - begin < 15, "the job has ended already"
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
