@@ -51,7 +51,7 @@ class Housekeeper:
         images = ImageStore(open_storage(settings, WORKER_TIMEOUTS))
         reaper = Reaper(store, jobs, housekeeping, JobRecovery(store, jobs))
         ownership = Ownership.of(store, settings.redis_prefix, images)
-        retention = Retention(store, settings.redis_prefix, images, partial(_claim_storage, ownership))
+        retention = Retention(store, settings.redis_prefix, images, partial(claim_storage, ownership))
         clock = ClockGuard()
 
         def apply_retention() -> None:
@@ -136,7 +136,8 @@ def create_webhook_sender(settings: HousekeeperSettings, images: ImageStore, lin
     )
 
 
-def _claim_storage(ownership: Ownership) -> bool:
+def claim_storage(ownership: Ownership) -> bool:
+    """Whether images may be deleted."""
     if (refusal := ownership.claim()) is not None:
         logger.warning(refusal)
     return refusal is None

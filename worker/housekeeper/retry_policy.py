@@ -1,7 +1,7 @@
 """When a failed webhook is retried, and when it is given up."""
 
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from shared.jobs.types import WebhookEvent
 from shared.webhooks.deliveries import DeliveryState
@@ -15,10 +15,8 @@ JITTER = 0.2
 
 
 class RetryPolicy:
-    def __init__(self, schedule: Sequence[float] = SCHEDULE, random_share: Callable[[], float] = random.random) -> None:
-        """`random_share` returns a number from 0 to 1."""
+    def __init__(self, schedule: Sequence[float] = SCHEDULE) -> None:
         self._schedule = schedule
-        self._random_share = random_share
 
     def outcome(self, webhook: Webhook, result: HttpResult) -> DeliveryOutcome:
         if result.is_accepted:
@@ -29,7 +27,7 @@ class RetryPolicy:
         elif result.is_gone or webhook.attempt > len(self._schedule):
             state, delay = DeliveryState.DEAD, 0.0
         else:
-            delay = self._schedule[webhook.attempt - 1] * (1 + JITTER * self._random_share())
+            delay = self._schedule[webhook.attempt - 1] * (1 + JITTER * random.random())  # noqa: S311 - not a secret
             state, delay = DeliveryState.PENDING, max(delay, result.retry_after_seconds)
         delay_ms = round(delay * 1000)
         return DeliveryOutcome(state, result.status, result.error, delay_ms, result.receiver_state, result.is_gone)

@@ -87,7 +87,7 @@ class Renderer:
         rendering.milliseconds = milliseconds_since(begin)
 
     def _render_batch(self, renderings: Sequence[Rendering], inputs: Sequence[Inputs]) -> bool:
-        """Return False if the batch failed and its jobs may succeed one by one."""
+        """Return False if the batch failed: those of its jobs that have no error may succeed one by one."""
         engine = renderings[0].engine
         assert isinstance(engine, BatchEngine)  # noqa: S101 - only then are several jobs claimed
         requests, begin = [rendering.job.request for rendering in renderings], time.perf_counter()
@@ -108,7 +108,7 @@ class Renderer:
             if images is not None:
                 rendering.batch_size = sum(counts)
                 rendering.rendered = () if rendering.error else images[number]
-        return images is not None or len(watch.ended) == len(renderings)
+        return images is not None
 
     def _time_limit(self) -> AbstractContextManager[None]:
         limit = self.time_limit_seconds

@@ -35,13 +35,13 @@ class RedisResultCache:
         with suppress(StoreUnavailable):
             job_id = self.store.run(self.index.find(self._key(job, fingerprint)))
             cached = self.job_store.read(job_id) if job_id is not None else None
-            if cached is not None and cached.state is State.SUCCEEDED and cached.owner == job.owner:
+            if cached is not None and cached.state is State.SUCCEEDED:
                 return cached
         return None
 
     def add(self, job: Job, fingerprint: str) -> None:
-        """Offer the images of a job for reuse, unless some were withheld or reused themselves."""
-        if job.state is State.SUCCEEDED and job.reused_from is None and not any(image.flagged for image in job.images):
+        """Offer the images that were rendered for a job for reuse, unless some were withheld."""
+        if job.state is State.SUCCEEDED and not any(image.flagged for image in job.images):
             with suppress(StoreUnavailable):
                 lifetime_ms = int(self.lifetime.total_seconds() * 1000)
                 self.store.run(self.index.put(self._key(job, fingerprint), job.id, lifetime_ms))

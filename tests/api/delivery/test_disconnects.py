@@ -2,14 +2,15 @@
 
 import asyncio
 import json
-from collections.abc import MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
+
+from fastapi import FastAPI
 
 from api.app import create_app
 from api.services import Services
 from shared.jobs.snapshots import JobFilter
-from shared.jobs.states import State
 from shared.observability.tracing import Tracing
 from shared.settings.api import ApiSettings
 
@@ -29,41 +30,61 @@ SCOPE = {
     "scheme": "http",
     "http_version": "1.1",
 }
+KEY = [*SCOPE["headers"], (b"idempotency-key", b"the-same")]
 
 
-async def call_and_disconnect(services: Services) -> None:
-    """Drive the application as a server does whose client disconnects once the job is accepted."""
-    app = create_app(services)
+async def call_and_disconnect(app: FastAPI, services: Services, **scope: Any) -> list[str]:
+    """Drive the application as a server does whose client disconnects once the job is accepted.
+
+    Returns the states of all jobs, the newest first.
+    """
     messages: list[dict[str, Any]] = [{"type": "http.request", "body": BODY, "more_body": False}]
 
     async def receive() -> dict[str, Any]:
         if messages:
             return messages.pop()
         # The application listens for a disconnection only while it waits for the job.
-        assert services.event_hub.listener_count == 1
+        assert services.event_hub.listener_count > 0
         return {"type": "http.disconnect"}
 
     async def send(_: MutableMapping[str, Any]) -> None:
         pass
 
-    async with app.router.lifespan_context(app):
-        await app({**SCOPE, "app": app, "state": {}}, receive, send)
-        assert services.event_hub.listener_count == 0
-        (snapshot,) = await page(services)
-        assert snapshot.job.state is State.QUEUED
+    await app({**SCOPE, "app": app, "state": {}, **scope}, receive, send)
+    assert services.event_hub.listener_count == 0
+    page = await services.store.run(services.jobs.list_page(JobFilter(), 10, None))
+    return [snapshot.job.state for snapshot in page.jobs]
 
 
-async def page(services: Services) -> tuple[Any, ...]:
-    return (await services.store.run(services.jobs.list_page(JobFilter(), 10, None))).jobs
+def run(settings: ApiSettings, calls: Callable[[FastAPI, Services], Awaitable[None]]) -> None:
+    async def limited() -> None:
+        services = Services(settings, Tracing())
+        app = create_app(services)
+        async with asyncio.timeout(20), app.router.lifespan_context(app):
+            await calls(app, services)
+
+    asyncio.run(limited())
+
+
+def settings(redis_url: str, folder: Path) -> ApiSettings:
+    prefix = f"leaving-{folder.name}:"
+    return ApiSettings(
+        redis_url=redis_url, redis_prefix=prefix, output_dir=folder, backends="null", default_backend="null"
+    )
 
 
 def test_a_disconnected_caller_leaves_no_listener_and_its_job_goes_on(redis_url: str, tmp_path: Path) -> None:
-    settings = ApiSettings(
-        redis_url=redis_url, redis_prefix="leaving:", output_dir=tmp_path, backends="null", default_backend="null"
-    )
+    async def calls(app: FastAPI, services: Services) -> None:
+        assert await call_and_disconnect(app, services) == ["queued"]
 
-    async def limited() -> None:
-        async with asyncio.timeout(20):
-            await call_and_disconnect(Services(settings, Tracing()))
+    run(settings(redis_url, tmp_path), calls)
 
-    asyncio.run(limited())
+
+def test_a_disconnected_caller_cancels_only_a_job_that_it_has_created(redis_url: str, tmp_path: Path) -> None:
+    async def calls(app: FastAPI, services: Services) -> None:
+        cancelling = {"query_string": b"on_disconnect=cancel"}
+        await call_and_disconnect(app, services, headers=KEY)
+        assert await call_and_disconnect(app, services, headers=KEY, **cancelling) == ["queued"]
+        assert await call_and_disconnect(app, services, **cancelling) == ["cancelled", "queued"]
+
+    run(settings(redis_url, tmp_path), calls)

@@ -10,6 +10,10 @@ import pytest
 import redis
 import requests
 
+from api.edge import rate_limit
+from shared.errors import RateLimited
+from shared.redis.rate_limits import RateLimits
+from shared.redis.store import AsyncStore, async_connections
 from tests.api.clients import ADMIN, ALICE, BOB, KEYS, PRIORITY, Client
 from tests.api.native.test_jobs import submit
 from tests.api.problem import assert_problem, pointers
@@ -125,6 +129,20 @@ def test_invalid_keys_are_limited_per_address_without_redis(limited: Stack) -> N
         assert codes("2001:db8:1:3::1", "wrong")[0] == 401
     assert commands == []
     assert codes("2001:db8:1:2::1", ALICE)[0] == 200, "a neighbour with a key"
+    public = api.get("/docs", headers={"X-Forwarded-For": "2001:db8:1:2::1"})
+    assert public.status_code == 200, "what needs no key"
+
+
+def test_clients_that_are_counted_locally_are_forgotten_beyond_a_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(rate_limit, "MAX_CLIENTS", 2)
+    store = AsyncStore(async_connections("unix:///nowhere"))
+    limit = rate_limit.RateLimit(store, RateLimits("", per_second=0.01, burst=1), burst=1)
+    limit.charge_locally("first")
+    with pytest.raises(RateLimited):
+        limit.charge_locally("first")
+
+    for client in ("second", "third", "first"):
+        limit.charge_locally(client)
 
 
 def test_a_refused_caller_causes_no_redis_command(limited: Stack, refused: Client) -> None:
@@ -146,6 +164,10 @@ def test_without_keys_each_address_has_its_own_limit(stack: Stack) -> None:
 
     assert codes("192.0.2.1").count(200) < 10
     assert codes("192.0.2.2")[0] == 200
+    # A request with a large body counts as several.
+    headers = {"X-Forwarded-For": "192.0.2.3"}
+    assert requests.post(f"{api.url}/api/jobs", bytes(5 << 20), headers=headers, timeout=30).status_code == 415
+    assert codes("192.0.2.3")[0] == 429
 
 
 @pytest.fixture(scope="module")

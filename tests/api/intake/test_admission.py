@@ -1,6 +1,7 @@
 """Accepting jobs: idempotency, limits, queue positions and estimated waits."""
 
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -35,6 +36,9 @@ def test_a_repeated_key_waits_for_the_same_image(null: Stack) -> None:
     again = null.api.post("/api/txt2img", BODY, headers={"Idempotency-Key": "key-wait"})
 
     assert (again.status_code, again.json()["id"], again.json()["state"]) == (200, first["id"], "succeeded")
+    begin = time.monotonic()
+    null.api.post("/api/txt2img", BODY, headers={"Idempotency-Key": "key-wait", "Prefer": "wait=30"})
+    assert time.monotonic() - begin < 15, "the job has ended already"
 
 
 @pytest.mark.parametrize("key", ["", "a b", "é", "x" * 256])
@@ -104,7 +108,7 @@ def test_a_backend_estimates_the_wait_of_a_new_job(stack: Stack) -> None:
     stack.start_worker("null", SD_BACKENDS="null")
     api = stack.start_api(SD_BACKENDS="null")
     api.post("/api/txt2img", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
-    for _ in range(9):
+    for _ in range(30):
         api.post("/api/jobs", {"prompt": "x", "metadata": {"simulate": {"seconds": 1}}})
 
     def wait() -> float:

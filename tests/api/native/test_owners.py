@@ -95,12 +95,11 @@ def test_an_admin_can_see_and_cancel_all_jobs(alice: Client, bob: Client, admin:
     assert admin.request("DELETE", jobs[1]["links"]["self"]).status_code == 200
 
 
-def test_the_same_idempotency_key_of_two_owners_creates_two_jobs(alice: Client, bob: Client) -> None:
-    headers = {"Idempotency-Key": "the-same"}
-
+@pytest.mark.parametrize("headers", [{"Idempotency-Key": "the-same"}, {"x-stainless-retry-count": "1"}])
+def test_the_same_request_of_two_owners_creates_two_jobs(alice: Client, bob: Client, headers: dict[str, str]) -> None:
     answers = [
-        client.request("POST", "/api/jobs", json={"prompt": prompt}, headers=headers)
-        for client, prompt in ((alice, "x"), (bob, "y"), (alice, "x"))
+        client.request("POST", "/api/jobs", json={"prompt": "x", "label": "the same"}, headers=headers)
+        for client in (alice, bob, alice)
     ]
 
     assert [answer.status_code for answer in answers] == [202, 202, 202]

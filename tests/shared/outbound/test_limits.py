@@ -10,6 +10,7 @@ import pytest
 import requests
 
 from shared.errors import OutboundTimeout, ResponseTooLarge, Unreachable
+from shared.net import outbound
 from shared.net.address_policy import IpAddress
 from shared.net.outbound import MAX_LOOKUPS, OutboundClient
 from tests.shared.outbound.conftest import Caller, Names
@@ -237,3 +238,12 @@ def test_lookups_go_on_once_the_system_allows_threads_again(monkeypatch: pytest.
 
     with pytest.raises(Unreachable, match="cannot be resolved"):
         client.send("GET", "http://example.com/", timeout_seconds=MAX_SECONDS, max_bytes=1)
+
+
+def test_a_lookup_that_has_ended_makes_room_for_another(
+    names: Names, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbound, "MAX_LOOKUPS", 1)
+    caller = Caller(names, server)
+
+    assert [caller.get().status for _ in range(2)] == [200, 200]

@@ -2,11 +2,14 @@
 
 import pytest
 
+from shared.errors import StoreUnavailable
 from shared.jobs.types import Backend
 from shared.redis.concurrency_slots import ConcurrencySlots
 from shared.redis.store import Store, connect
 from tests.shared.conftest import Records
+from tests.support.failing_store import FailingStore
 from tests.support.polling import wait_until
+from worker.records import concurrency_slots
 from worker.records.concurrency_slots import RedisConcurrencySlots
 
 
@@ -82,3 +85,29 @@ def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Recor
         assert not records.run(slots.acquire("c"))
 
     assert records.run(slots.acquire("c"))
+
+
+def test_a_slot_is_waited_for_and_left_to_expire_while_redis_is_away(redis_url: str, slots: ConcurrencySlots) -> None:
+    store = FailingStore(redis_url, {f"limits/slot_{name}": StoreUnavailable() for name in ("acquire", "release")})
+
+    with RedisConcurrencySlots(store, slots).held(lambda: None):
+        assert store.errors.keys() == {"limits/slot_release"}
+
+    assert store.errors == {}
+
+
+def test_a_slot_is_renewed_while_it_is_held_whatever_goes_wrong_once(
+    redis_url: str, records: Records, slots: ConcurrencySlots, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(concurrency_slots, "SLOT_RENEW_SECONDS", 0.01)
+    store = FailingStore(redis_url, {"limits/slot_renew": ValueError("an answer that nobody expects")})
+
+    def expiry() -> float:
+        ((_, expires_at),) = records.store.client.zrange(f"{records.prefix}places:flux-api", 0, -1, withscores=True)
+        return expires_at
+
+    with RedisConcurrencySlots(store, slots).held(lambda: None):
+        acquired = expiry()
+        wait_until(lambda: expiry() > acquired)
+
+    assert store.errors == {}

@@ -37,3 +37,17 @@ def test_the_dearest_request_is_not_taken_for_a_clock_that_was_set_back(store: S
         store.run(limits.take("dear", 1, 0))
 
     assert DEAREST - 5 < refused.value.seconds <= DEAREST + 1
+
+
+def test_no_more_is_reserved_than_the_burst_allows_and_accounts_expire(store: Store) -> None:
+    limits = RateLimits(PREFIX, per_second=0.01, burst=5)
+
+    assert store.run(limits.take("many", 1, 100)) == 5
+
+    with pytest.raises(RateLimited):
+        store.run(limits.take("many", 1, 0))
+    assert store.client.pttl(Keys(PREFIX).rate("many")) > 0
+
+
+def test_a_burst_of_one_lets_one_request_pass(store: Store) -> None:
+    assert store.run(RateLimits(PREFIX, per_second=0.01, burst=1).take("single", 1, 0)) == 1

@@ -7,10 +7,12 @@ from shared.webhooks.outbox import (
     MAX_COOLDOWN_MS,
     MAX_IN_FLIGHT_PER_QUEUE,
     DeliveryOutcome,
+    ReceiverState,
 )
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.test_fairness import AWAY, DELIVERED, ORIGIN, REFUSED, done, owner_of
 from tests.shared.webhooks.test_outbox import LATER
+from worker.housekeeper.webhook_sender import HttpResult
 
 
 def test_a_receiver_that_refuses_is_skipped_and_then_tried_with_one_webhook(outbox: OutboxHarness) -> None:
@@ -56,6 +58,18 @@ def test_a_receiver_that_answers_with_an_error_is_not_skipped(outbox: OutboxHarn
             outbox.settle(webhook, LATER)
 
     assert len(outbox.claim()) == 2
+
+
+@pytest.mark.parametrize(
+    ("result", "state"),
+    [
+        *((HttpResult(status), ReceiverState.REFUSED) for status in (None, 429, 502, 503, 504)),
+        *((HttpResult(status), ReceiverState.ANSWERED) for status in (200, 302, 400, 404, 410, 500)),
+        (HttpResult(connected=False), ReceiverState.UNREACHABLE),
+    ],
+)
+def test_only_a_receiver_that_can_take_nothing_now_is_left_alone(result: HttpResult, state: ReceiverState) -> None:
+    assert result.receiver_state is state
 
 
 def test_a_path_that_refuses_one_owner_stays_open_for_others(outbox: OutboxHarness) -> None:

@@ -15,7 +15,8 @@ from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Receiver, answer, receiving, tomorrow
 from tests.support.polling import wait_until
 from worker.housekeeper import webhook_dispatcher
-from worker.housekeeper.retry_policy import SCHEDULE
+from worker.housekeeper.retry_policy import SCHEDULE, RetryPolicy
+from worker.housekeeper.webhook_sender import HttpResult
 
 
 def test_a_refused_connection_is_retried_later(outbox: OutboxHarness) -> None:
@@ -26,6 +27,8 @@ def test_a_refused_connection_is_retried_later(outbox: OutboxHarness) -> None:
         wait_until(lambda: outbox.deliveries(job)["succeeded"].attempts == 1)
 
     assert outbox.deliveries(job)["succeeded"].last_error == "could not be reached: the server refuses connections"
+    # Other owners do not wait for it, either.
+    assert outbox.store.client.hget(f"{outbox.prefix}webhooks:down:{receiver.origin}", "failures") == "1"
 
 
 def test_webhooks_pass_through_the_proxy_and_record_its_refusal(outbox: OutboxHarness, receiver: Receiver) -> None:
@@ -63,6 +66,13 @@ def test_retry_after_is_respected_within_bounds(outbox: OutboxHarness, receiver:
     assert delivery.next_attempt_at is not None
     assert delivery.last_attempt_at is not None
     assert expected - 3 <= (delivery.next_attempt_at - delivery.last_attempt_at).total_seconds() <= expected + 3
+
+
+def test_webhooks_that_failed_together_are_not_retried_together(outbox: OutboxHarness) -> None:
+    outbox.done()
+    (webhook,) = outbox.claim()
+
+    assert len({RetryPolicy().outcome(webhook, HttpResult(500)).delay_ms for _ in range(10)}) > 1
 
 
 def test_retries_follow_the_clock_of_redis_and_timestamps_that_of_the_sender(

@@ -10,9 +10,12 @@ import pytest
 from standardwebhooks import WebhookVerificationError
 
 from shared.access.links import LinkSigner, link_secret
+from shared.errors import StorageUnavailable
 from shared.net.allowlist import parse_receiver_headers
 from shared.settings.housekeeper import HousekeeperSettings
 from shared.settings.loading import load
+from shared.storage.folder import FolderStore
+from shared.storage.images import ImageStore
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import SECRET, Behaviour, Receiver, answer, endless, hang, receiving
 from tests.support.polling import wait_until
@@ -116,6 +119,21 @@ def test_small_images_are_sent_inline_on_request(outbox: OutboxHarness, receiver
             carried = [image["b64_json"] and base64.b64decode(image["b64_json"]) for image in images]
             assert carried == ([small, None] if inline else [None, None])
             assert all(image["url"] for image in images)
+
+
+def test_a_webhook_goes_without_its_images_while_the_storage_is_away(
+    outbox: OutboxHarness, receiver: Receiver, tmp_path: Path
+) -> None:
+    class Away(FolderStore):
+        def read(self, _: str) -> bytes | None:
+            raise StorageUnavailable
+
+    outbox.images = ImageStore(Away(tmp_path))
+    with outbox.sending(outbox.sender([receiver.origin])):
+        job = outbox.started(outbox.accepted(webhook_url=receiver.url, webhook_inline_images=True))
+        outbox.succeeded(job, b"an image")
+
+        assert receiver.next().message["data"]["images"][0]["b64_json"] is None
 
 
 def test_a_failed_webhook_is_sent_again_unchanged_with_the_same_id(outbox: OutboxHarness, receiver: Receiver) -> None:

@@ -7,10 +7,12 @@ from typing import Any
 import pytest
 import redis
 
+from shared.errors import StoreUnavailable
 from shared.redis.store import connect
 from tests.shared.webhooks.harness import OutboxHarness
-from tests.shared.webhooks.receiver import Receiver
+from tests.shared.webhooks.receiver import Receiver, hang
 from tests.stack import valkey_server
+from tests.support.failing_store import FailingStore
 from tests.support.polling import wait_until
 from worker.housekeeper import webhook_dispatcher
 
@@ -89,3 +91,38 @@ def test_an_outage_of_the_store_is_logged_once(
     assert [message for message in caplog.messages if "subscription" in message] == [
         "the subscription to webhooks was lost (ConnectionError); resubscribing"
     ]
+
+
+def test_a_webhook_is_sent_once_although_redis_is_away_before_and_after(
+    outbox: OutboxHarness, receiver: Receiver, redis_url: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = FailingStore(redis_url, {f"webhooks/{name}": StoreUnavailable() for name in ("claim", "settle")})
+    job = outbox.done(webhook_url=receiver.url)
+
+    outbox.store = store
+    with outbox.sending(outbox.sender([receiver.origin])):
+        wait_until(lambda: not outbox.keys)
+
+    assert store.errors == {}
+    assert [arrival.message["data"]["id"] for arrival in receiver.arrivals] == [job.id]
+    assert "error" not in caplog.text
+
+
+def test_a_sender_that_stops_waits_for_the_webhooks_that_it_is_sending(
+    outbox: OutboxHarness, receiver: Receiver
+) -> None:
+    released = threading.Event()
+    receiver.behave = hang(released)
+    job = outbox.done(webhook_url=receiver.url)
+    sending = outbox.sending(outbox.sender([receiver.origin], total_seconds=60))
+    sending.__enter__()
+    wait_until(lambda: receiver.arrivals)
+
+    stopping = threading.Thread(target=sending.__exit__, args=(None, None, None))
+    stopping.start()
+    stopping.join(0.1)
+    assert stopping.is_alive()
+    released.set()
+    stopping.join()
+
+    assert outbox.deliveries(job)["succeeded"].state == "delivered"

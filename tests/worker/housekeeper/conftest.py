@@ -1,17 +1,24 @@
 """A bench with a housekeeper, on real records and real files."""
 
 import itertools
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.job import Job
+from shared.observability import tracing
+from shared.settings.housekeeper import HousekeeperSettings
 from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from tests.api.images import encoded, scene
 from tests.worker.bench import Bench
+from worker.housekeeper.app import Housekeeper, claim_storage
 from worker.housekeeper.leases import Reaper
 from worker.housekeeper.ownership import MARK, Ownership
 from worker.housekeeper.retention import RemovalCounts, Retention, RetentionRules
@@ -48,7 +55,7 @@ class HousekeeperBench(Bench):
 
     def retention(self, storage: FolderStore | None = None) -> Retention:
         images = ImageStore(storage or FolderStore(self.folder))
-        return Retention(self.store, self.prefix, images, lambda: self.ownership().claim() is None)
+        return Retention(self.store, self.prefix, images, partial(claim_storage, self.ownership()))
 
     def age_upload(self, job_id: str) -> None:
         self.store.client.zadd(f"{self.prefix}uploads", {job_id: 1}, xx=True)
@@ -59,6 +66,19 @@ class HousekeeperBench(Bench):
 
     def ownership(self) -> Ownership:
         return Ownership.of(self.store, self.prefix, ImageStore(FolderStore(self.folder)))
+
+
+@contextmanager
+def housekeeping(settings: HousekeeperSettings) -> Iterator[None]:
+    """A housekeeper on threads of this process, until the end of the block."""
+    housekeeper = Housekeeper(settings, lambda: tracing.start_tracing("test", {}))
+    thread = threading.Thread(target=housekeeper.run)
+    thread.start()
+    try:
+        yield
+    finally:
+        housekeeper.stop()
+        thread.join()
 
 
 @pytest.fixture

@@ -1,16 +1,14 @@
 """A clock that is set by mistake deletes nothing."""
 
-import threading
 import time
 from datetime import UTC, datetime
 
 import pytest
 
-from shared.observability import tracing
 from shared.redis.store import Store
 from shared.settings.housekeeper import HousekeeperSettings
 from tests.support.polling import wait_until
-from tests.worker.housekeeper.conftest import DAY, HousekeeperBench
+from tests.worker.housekeeper.conftest import DAY, HousekeeperBench, housekeeping
 from worker.housekeeper import app
 from worker.housekeeper.clock_guard import ClockGuard
 
@@ -59,13 +57,7 @@ def test_a_round_under_a_wrong_clock_deletes_nothing_and_says_so(
     settings = HousekeeperSettings(
         redis_url=redis_url, redis_prefix=bench.prefix, output_dir=bench.folder, output_retention_days=30
     )
-    housekeeper = app.Housekeeper(settings, lambda: tracing.start_tracing("test", {}))
-    thread = threading.Thread(target=housekeeper.run)
-    thread.start()
-    try:
+    with housekeeping(settings):
         wait_until(lambda: "730 days ahead" in caplog.text or not bench.files)
-    finally:
-        housekeeper.stop()
-        thread.join()
 
     assert len(bench.files) == 1

@@ -9,7 +9,11 @@ import pytest
 from shared.errors import StoreUnavailable
 from shared.jobs.operations import ProgressReply
 from shared.redis.store import Store, connect
-from tests.worker.housekeeper.conftest import DAY, HousekeeperBench
+from shared.settings.housekeeper import HousekeeperSettings
+from tests.support.failing_store import FailingStore
+from tests.support.polling import wait_until
+from tests.worker.housekeeper.conftest import DAY, HousekeeperBench, housekeeping
+from worker.housekeeper import app
 from worker.housekeeper.leases import Reaper
 from worker.records.recovery import JobRecovery
 
@@ -96,6 +100,14 @@ def test_a_cancelled_job_does_not_run_again(bench: HousekeeperBench, *, is_lost:
     assert bench.wake_ups() == 0
 
 
+def test_a_job_that_cannot_be_requeued_now_is_not_cancelled(bench: HousekeeperBench, redis_url: str) -> None:
+    running = bench.start(bench.submit())
+
+    JobRecovery(FailingStore(redis_url, {"jobs/move": StoreUnavailable()}), bench.jobs).requeue_lost(running.id)
+
+    assert bench.read(running) == running
+
+
 def test_a_worker_that_lost_its_job_cannot_commit_it(bench: HousekeeperBench) -> None:
     stale = bench.start(bench.submit())
     bench.expire_lease(stale)
@@ -174,3 +186,23 @@ def test_messages_of_versions_that_had_one_per_job_are_deleted(bench: Housekeepe
     bench.reap()
 
     assert not bench.store.client.exists(f"{bench.prefix}generate.null\x06\x163")
+
+
+def test_lost_jobs_are_found_although_a_round_failed_for_an_unforeseen_reason(
+    bench: HousekeeperBench, redis_url: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    running, reap, errors = bench.start(bench.submit()), Reaper.reap, [ValueError("an answer that nobody expects")]
+    bench.expire_lease(running)
+
+    def fail_once(reaper: Reaper) -> int:
+        if errors:
+            raise errors.pop()
+        return reap(reaper)
+
+    monkeypatch.setattr(Reaper, "reap", fail_once)
+    monkeypatch.setattr(app, "REAP_SECONDS", 0.01)
+    settings = HousekeeperSettings(redis_url=redis_url, redis_prefix=bench.prefix, output_dir=bench.folder)
+    with housekeeping(settings):
+        wait_until(lambda: bench.read(running).state == "queued")
+
+    assert "a round of leases failed" in caplog.text

@@ -77,24 +77,40 @@ def test_a_job_that_cannot_be_done_takes_no_capacity(bench: Bench, engine: Count
     assert (engine.batches, states(bench, jobs)) == ([3], ["succeeded", "failed", "succeeded", "succeeded"])
 
 
+def outpaced(bench: Bench, job: Job) -> RedisJobStore:
+    """Another worker starts the job just after this one has looked."""
+
+    class Late(RedisJobStore):
+        def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
+            queued = super().peek(limit, loaded, tried)
+            if not tried:
+                bench.start(job)
+            return queued
+
+    return Late(bench.store, bench.jobs, Backend.NULL)
+
+
 @pytest.mark.parametrize("taken", [0, 1])
 def test_a_job_that_another_worker_starts_first_leaves_the_batch(
     bench: Bench, engine: CountingEngine, taken: int
 ) -> None:
-    class Late(RedisJobStore):
-        """Another worker is faster, just after this one has looked."""
-
-        def peek(self, limit: int, loaded: Set[str] | None, tried: Set[str]) -> Sequence[QueuedJob]:
-            queued = super().peek(limit, loaded, tried)
-            bench.start(jobs[taken])
-            return queued
-
     jobs = submit_all(bench, {}, {}, {})
 
-    wake(bench.runner(engine, job_store=Late(bench.store, bench.jobs, Backend.NULL), max_batch_size=4))
+    wake(bench.runner(engine, job_store=outpaced(bench, jobs[taken]), max_batch_size=4))
 
     assert engine.batches == [2]
     assert [bench.read(job).worker for job in jobs] == ["another worker" if n == taken else "bench" for n in range(3)]
+
+
+def test_inputs_of_a_job_that_another_worker_has_started_are_kept(bench: Bench, engine: CountingEngine) -> None:
+    job = bench.submit([scene()], deadline_seconds=1)
+    # For this worker, it starts too late.
+    bench.now = lambda: datetime.now(UTC) + timedelta(hours=1)
+
+    wake(bench.runner(engine, job_store=outpaced(bench, job)))
+
+    assert states(bench, [job]) == ["running"]
+    assert [folder.job_id for folder in bench.inputs.list_folders()] == [job.id]
 
 
 def test_a_redis_that_lost_its_scripts_gets_them_again(bench: Bench, engine: CountingEngine) -> None:
@@ -167,8 +183,9 @@ def test_a_batch_is_expected_to_take_no_longer_than_the_time_limit(bench: Bench,
     assert engine.batches == [2]
 
 
-def test_a_job_that_cost_a_worker_renders_alone(bench: Bench, engine: CountingEngine) -> None:
-    lost, _ = submit_all(bench, {}, {})
+@pytest.mark.parametrize("priority", ["normal", "high"], ids=["first", "second"])
+def test_a_job_that_cost_a_worker_renders_alone(bench: Bench, engine: CountingEngine, priority: str) -> None:
+    lost, _ = submit_all(bench, {}, {"priority": priority})
     bench.requeue(bench.start(lost))
 
     run(bench, engine)

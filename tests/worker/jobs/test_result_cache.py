@@ -9,6 +9,8 @@ from typing import Any
 
 import pytest
 
+from shared.jobs.result_cache import ResultCacheIndex
+from shared.redis.keys import Keys
 from tests.api.clients import ALICE, BOB, KEYS, Client
 from tests.stack import Stack
 from tests.worker.bench import Bench, wake
@@ -153,3 +155,9 @@ def test_a_model_with_a_rewritten_file_has_another_fingerprint(tmp_path: Path) -
 )
 def test_entries_live_no_longer_than_images_and_records(days: tuple[int, int], remembered: timedelta) -> None:
     assert lifetime(*days) == remembered
+
+
+def test_an_entry_expires(bench: Bench) -> None:
+    bench.store.run(ResultCacheIndex(bench.prefix).put("fingerprint", "a job", 60_000))
+
+    assert 0 < bench.store.client.pttl(Keys(bench.prefix).cached_result("fingerprint")) <= 60_000

@@ -48,6 +48,8 @@ class ReceivedRequest:
     path: str
     headers: Mapping[str, str]
     body: Any
+    connection: int
+    """The client's port."""
 
 
 #: The next responses, or functions that create them from the request. The last one is repeated for ever.
@@ -122,9 +124,8 @@ class Provider:
             def _answer(self) -> None:
                 length = int(self.headers.get("content-length", 0))
                 body = json.loads(self.rfile.read(length)) if length else None
-                request = ReceivedRequest(
-                    self.command, self.path, {k.lower(): v for k, v in self.headers.items()}, body
-                )
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                request = ReceivedRequest(self.command, self.path, headers, body, self.client_address[1])
                 provider._send(self, provider._reply(name, request))
 
             def log_message(self, *_: object) -> None:

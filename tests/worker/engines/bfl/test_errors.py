@@ -3,13 +3,14 @@
 import re
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from api.problems import STATUS
 from shared.errors import ContentRejected, JobFailure, ProviderResponseLost, UpstreamRejected
-from tests.worker.engines.bfl.conftest import Table
+from tests.worker.engines.bfl.conftest import QUICK, Table
 from tests.worker.engines.bfl.provider import KEY, Reply, refused, state
 from worker.engines.bfl import http
 
@@ -137,8 +138,10 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
     [
         Reply(hang_up=True),
         Reply(body={"id": "x"}, claim=1000),
-        Reply(seconds=4, body={}),
+        Reply(seconds=0.5, body={}),
+        Reply(trickle=True, raw=b'{"id": "a"}' + b" " * 40),
         Reply(raw=b"{}"),
+        Reply(body={"id": ""}),
         Reply(raw=b"x" * 2_000_000),
         Reply(500, raw=b""),
         Reply(502, raw=b""),
@@ -146,10 +149,11 @@ def test_a_submit_that_was_refused_or_may_have_been_accepted_is_not_repeated(tab
         Reply(504, raw=b""),
         Reply(302, headers={"Location": "/"}),
     ],
-    ids=["hung up", "cut", "too late", "no task", "endless", "500", "502", "503", "504", "302"],
+    ids=["hung up", "cut", "too late", "trickle", "no task", "no id", "endless", "500", "502", "503", "504", "302"],
 )
 def test_a_lost_response_is_reported_as_a_possible_charge(table: Table, reply: Reply) -> None:
     table.provider.submits = [reply]
+    table.timeouts = replace(QUICK, submit_seconds=0.3)
 
     error = failure(table)
 
@@ -188,12 +192,22 @@ def test_a_timeout_reports_what_was_paid_for_and_the_last_response(table: Table,
     assert not error.retryable
 
 
-def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
-    table.provider.submits = [refused(429)]
+@pytest.mark.parametrize(
+    ("arrange", "reason"),
+    [
+        (submit(refused(429)), "accepts no more tasks now (429)"),
+        (nobody_there, "cannot be reached (ConnectionError)"),
+    ],
+    ids=["rejected", "nobody there"],
+)
+def test_a_submit_that_was_not_accepted_is_reported_as_not_charged(
+    table: Table, arrange: Callable[[Table], None], reason: str
+) -> None:
+    arrange(table)
 
     error = failure(table)
 
-    assert error.detail == "Black Forest Labs accepts no more tasks now (429); nothing was charged for this."
+    assert error.detail == f"Black Forest Labs {reason}; nothing was charged for this."
     assert error.retryable
 
 
@@ -205,10 +219,11 @@ def test_a_rejected_submit_is_reported_as_not_charged(table: Table) -> None:
         (refused(403, "Not authenticated"), "refuses the key in SD_BFL_API_KEY: Not authenticated."),
         (refused(400, f"bad key {KEY}"), "refuses the request (HTTP 400): bad key ***."),
         (refused(400, "x" * 1000), "refuses the request (HTTP 400): " + "x" * 300 + "."),
+        (refused(400, "a\nb \x1b[2Jc"), "refuses the request (HTTP 400): a b [2Jc."),
         (refused(400, {"odd": 1}), "refuses the request (HTTP 400)."),
         (Reply(400, raw=b"[" * 100_000), "refuses the request (HTTP 400)."),
     ],
-    ids=["key", "fields", "403", "quotes the key", "long", "odd", "deep"],
+    ids=["key", "fields", "403", "quotes the key", "long", "controls", "odd", "deep"],
 )
 def test_messages_of_the_provider_are_sanitised(table: Table, reply: Reply, detail: str) -> None:
     table.provider.submits = [reply]

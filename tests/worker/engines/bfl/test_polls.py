@@ -175,6 +175,7 @@ def test_a_job_can_be_stopped_while_it_waits_for_the_next_submit(table: Table) -
         ("https://api.us-1.bfl.ai:443/x", True),
         ("http://api.bfl.ai/x", False),
         ("https://api.bfl.ai:8443/x", False),
+        ("https://api-bfl.ai/x", False),
         ("https://api.a.b.bfl.ai/x", False),
         ("https://api.bfl.ai.example.com/x", False),
         ("https://evil-api.bfl.ai/x", False),

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -58,29 +59,54 @@ def test_provider_tasks_are_in_the_record_of_the_finished_job(bench: Bench) -> N
 def test_images_that_were_paid_for_are_stored_as_soon_as_storage_works(
     bench: Bench, caplog: pytest.LogCaptureFixture
 ) -> None:
-    day = Path(f"{datetime.now(UTC):%Y}")
     job = bench.submit()
 
     def buy(watch: JobWatch) -> None:
         watch.save_provider_tasks((TASK,))
-        # A file instead of a folder.
-        (bench.folder / day).write_text("")
+        break_storage(bench)
 
     ended: list[Job] = []
     worker = threading.Thread(target=lambda: ended.append(run(bench, job, buy)))
     worker.start()
     wait_until(lambda: "cannot be stored yet" in caplog.text)
-    (bench.folder / day).unlink()
+    (bench.folder / f"{datetime.now(UTC):%Y}").unlink()
     worker.join(60)
 
     assert [job.state for job in ended] == ["succeeded"]
 
 
-def test_images_that_cost_nothing_fail_at_once_without_storage(bench: Bench) -> None:
-    def draw(_: JobWatch) -> None:
-        (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
+def break_storage(bench: Bench) -> None:
+    """A file instead of a folder."""
+    (bench.folder / f"{datetime.now(UTC):%Y}").write_text("")
 
-    done = run(bench, bench.submit(), draw)
+
+def test_a_worker_that_stops_leaves_a_job_whose_storage_does_not_work_to_the_next(bench: Bench) -> None:
+    leaving = threading.Event()
+
+    def buy(watch: JobWatch) -> None:
+        watch.save_provider_tasks((TASK,))
+        break_storage(bench)
+        leaving.set()
+
+    left = run(bench, bench.submit(), buy, leaving)
+
+    assert (left.state, left.providers) == ("running", (TASK,))
+
+
+def test_a_storage_that_never_works_again_fails_the_job_in_the_end(bench: Bench) -> None:
+    def buy(watch: JobWatch) -> None:
+        watch.save_provider_tasks((TASK,))
+        break_storage(bench)
+
+    job, runner = bench.submit(), bench.runner(Shop(buy))
+    runner.saver = replace(runner.saver, retry_seconds=0)
+    wake(runner)
+
+    assert (bench.read(job).state, bench.read(job).providers) == ("failed", (TASK,))
+
+
+def test_images_that_cost_nothing_fail_at_once_without_storage(bench: Bench) -> None:
+    done = run(bench, bench.submit(), lambda _: break_storage(bench))
 
     assert done.state == "failed"
 

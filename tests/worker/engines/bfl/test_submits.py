@@ -67,6 +67,16 @@ def test_each_of_several_images_is_a_task_with_its_own_seed(table: Table) -> Non
     assert [request.body["seed"] for request in table.provider.posts] == [7, 8, 9]
 
 
+def test_each_submit_is_sent_over_a_new_connection(table: Table) -> None:
+    """One that is idle may be closed meanwhile, which looks like a lost response."""
+    table.made(num_images=2)
+
+    requests = [request for request in table.provider.requests if request.path.startswith("/v1/")]
+    for number, request in enumerate(requests):
+        if request.method == "POST":
+            assert request.connection not in {earlier.connection for earlier in requests[:number]}
+
+
 def test_every_2xx_response_to_a_submit_is_a_success(table: Table) -> None:
     table.provider.submits = [Reply(202, body={"id": "a", "polling_url": f"{table.provider.api_url}/p"})]
 
