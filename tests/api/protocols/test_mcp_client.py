@@ -185,7 +185,7 @@ def test_models_are_listed_with_what_they_can_do(sd: Stack) -> None:
         ({"prompt": "x", "seed": -1}, "seed must be at least 0. (invalid-request)"),
         ({"seed": 1}, "prompt is missing. (invalid-request)"),
         ({"prompt": "x\0"}, "prompt must not contain control characters"),
-        ({"prompt": "x", "negative_prompt": "y" * 5000}, "negative_prompt may have at most 4000 characters"),
+        ({"prompt": "x" * 5000}, "prompt may have at most 4000 characters"),
         ({"prompt": "x", "sed": 1}, "sed is not a known argument; perhaps you mean seed"),
         ({"prompt": "x", "steps": 4}, "steps is not a known argument; perhaps you mean num_inference_steps"),
         ({"prompt": "x", "size": "64x64"}, "size is not a known argument; perhaps you mean width and height"),
