@@ -8,7 +8,6 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from api.edge.authentication import require_caller
 from api.intake.json_body import MAX_VALUES, body_chunks, media_type
 from api.intake.json_uploads import JsonUploadReader
 from api.protocols.mcp.calls import BodyImages
@@ -31,9 +30,9 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnsupportedMediaType, RateLimited and what reading a body raises."""
+        """Raises UnsupportedMediaType and what reading a body raises."""
         http = Request(scope, receive)
-        if scope["method"] == "POST" and media_type(http) != "application/json":
+        if media_type(http) != "application/json":
             raise UnsupportedMediaType
         # A start that failed, for example because too many files were open, is tried again.
         if self._starting is None or (self._starting.done() and self._starting.exception()):
@@ -41,12 +40,7 @@ class McpEndpoint:
         # A client that disconnects must not cancel the start for the others.
         manager = await asyncio.shield(self._starting)
         async with AsyncExitStack() as exits:
-            if scope["method"] == "POST":
-                receive = await self._without_images(http, exits)
-            elif scope["method"] == "GET":
-                # This opens an endless stream.
-                exits.enter_context(self._services.stream_limit.slot(require_caller(http).client_id))
-            await manager.handle_request(scope, receive, send)
+            await manager.handle_request(scope, await self._without_images(http, exits), send)
 
     async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:
         """The body without its long texts, which go to files as they arrive: the SDK holds and parses all of a body.
@@ -105,4 +99,5 @@ def _create_manager(services: Services) -> "StreamableHTTPSessionManager":
 
 
 def mcp_route(endpoint: McpEndpoint) -> Route:
-    return Route(PATH, endpoint, methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    """GET is 405, as the protocol asks of servers that send nothing unasked: it would be a stream that stays silent."""
+    return Route(PATH, endpoint, methods=["POST"], include_in_schema=False)

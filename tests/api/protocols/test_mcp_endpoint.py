@@ -32,15 +32,20 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
         return Manager()
 
     async def ask_twice(at: Any) -> None:
+        scope = {"type": "http", "method": "POST", "headers": [(b"content-type", b"application/json")]}
         with pytest.raises(OSError, match="too many open files"):
-            await at({"type": "http", "method": "DELETE"}, None, None)
-        await at({"type": "http", "method": "DELETE"}, None, None)
+            await at(scope, None, None)
+        await at(scope, None, None)
         await at.close()
 
+    async def without_images(*_: object) -> None:
+        pass
+
     monkeypatch.setattr(endpoint, "_create_manager", create)
+    monkeypatch.setattr(endpoint.McpEndpoint, "_without_images", without_images)
     asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
 
-    assert handled == ["DELETE"]
+    assert handled == ["POST"]
 
 
 def test_the_sdk_is_not_loaded_before_the_first_client() -> None:
