@@ -9,8 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from api.edge.authentication import require_caller
-from api.intake.json_body import body_chunks, media_type
+from api.intake.json_body import MAX_VALUES, body_chunks, media_type
 from api.intake.json_uploads import JsonUploadReader
 from api.models.cached_read import CachedRead
 from api.protocols.mcp.calls import BodyImages
@@ -34,18 +33,13 @@ class McpEndpoint:
         self._running: asyncio.Task[None] | None = None
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Raises UnsupportedMediaType, RateLimited and what reading a body raises."""
+        """Raises UnsupportedMediaType and what reading a body raises."""
         http = Request(scope, receive)
-        if scope["method"] == "POST" and media_type(http) != "application/json":
+        if media_type(http) != "application/json":
             raise UnsupportedMediaType
         manager = await self._manager.get()
         async with AsyncExitStack() as exits:
-            if scope["method"] == "POST":
-                receive = await self._without_images(http, exits)
-            elif scope["method"] == "GET":
-                # This opens an endless stream.
-                exits.enter_context(self._services.stream_limit.slot((await require_caller(http)).client_id))
-            await manager.handle_request(scope, receive, send)
+            await manager.handle_request(scope, await self._without_images(http, exits), send)
 
     async def _without_images(self, http: Request, exits: AsyncExitStack) -> Receive:
         """The body without its long texts, which go to files as they arrive: the SDK holds and parses all of a body.
@@ -104,4 +98,5 @@ def _create_manager(services: Services) -> "StreamableHTTPSessionManager":
 
 
 def mcp_route(endpoint: McpEndpoint) -> Route:
-    return Route(PATH, endpoint, methods=["GET", "POST", "DELETE"], include_in_schema=False)
+    """GET is 405, as the protocol asks of servers that send nothing unasked: it would be a stream that stays silent."""
+    return Route(PATH, endpoint, methods=["POST"], include_in_schema=False)

@@ -62,14 +62,4 @@ def describe_paths() -> dict[str, Any]:
             **errors,
         },
     }
-    get = {
-        "operationId": "mcpEvents",
-        "summary": "Listen",
-        "description": "A stream for clients that expect one; this server sends nothing of its own accord.",
-        "responses": {
-            "200": {"description": "Server-Sent Events", "content": events},
-            "406": refused,
-            **errors,
-        },
-    }
-    return {"post": {"tags": [TAG], **post}, "get": {"tags": [TAG], **get}}
+    return {"post": {"tags": [TAG], **post}}

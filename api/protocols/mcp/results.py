@@ -4,10 +4,11 @@ import base64
 import json
 from typing import TYPE_CHECKING
 
-from mcp_types import CallToolResult, ContentBlock, ImageContent, ResourceLink, TextContent
+from mcp_types import CallToolResult, ContentBlock, ImageContent, TextContent
 
 from api.delivery.image_files import read_image, read_preview
 from api.models.views import model_view
+from shared.access.links import Links
 from shared.errors import ImageNotFound
 from shared.jobs.job import Image, Job
 from shared.jobs.snapshots import JobSnapshot
@@ -35,16 +36,10 @@ async def job_result(call: "Call", snapshot: JobSnapshot) -> CallToolResult:
         return _text(f"Job {job.id} was cancelled.")
     if not job.state.is_terminal:
         return _text(_unfinished(snapshot))
-    content: list[ContentBlock] = [_plain(_summary(job))]
-    links = await call.services.links(call.http)
-    for image in job.images:
-        if image.flagged:
-            continue
-        if image.index < MAX_PREVIEWS:
-            content.append(await _preview(call, job, image))
-        url = links.image(job.id, image.index)
-        name = f"{job.id}-{image.index}.{job.request.output_format}"
-        content.append(ResourceLink(type="resource_link", uri=url, name=name, mime_type=image.media_type))
+    content: list[ContentBlock] = [_plain(_summary(job, await call.services.links(call.http)))]
+    content += [
+        await _preview(call, job, image) for image in job.images if not image.flagged and image.index < MAX_PREVIEWS
+    ]
     return CallToolResult(content=content)
 
 
@@ -59,7 +54,7 @@ async def image_result(call: "Call", snapshot: JobSnapshot, index: int, *, full:
         text = f"The image has {image.bytes} bytes, more than clients accept in a result. It is at {url}"
         return CallToolResult(content=[_plain(text), await _preview(call, job, image)])
     shown = await _full(call, job, image) if full else await _preview(call, job, image)
-    return CallToolResult(content=[shown, _plain(f"{image.width}x{image.height}, seed {image.seed}: {url}")])
+    return CallToolResult(content=[shown, _plain(_described(image, url))])
 
 
 def models_result(models: "OfferedModels") -> CallToolResult:
@@ -67,11 +62,16 @@ def models_result(models: "OfferedModels") -> CallToolResult:
     return _text(json.dumps(views, ensure_ascii=False))
 
 
-def _summary(job: Job) -> str:
+def _summary(job: Job, links: Links) -> str:
+    """With links as text: many clients refuse a result with a resource_link, or hide it from the model."""
     images = [image for image in job.images if not image.flagged]
     lines = [f"Job {job.id} made {len(images)} of {job.request.num_images} images with {job.model}."]
-    lines += [f"Image {image.index}: {image.width}x{image.height}, seed {image.seed}" for image in images]
+    lines += [f"Image {image.index}: {_described(image, links.image(job.id, image.index))}" for image in images]
     return "\n".join([*lines, *(f"Warning: {warning}" for warning in job.warnings)])
+
+
+def _described(image: Image, url: str) -> str:
+    return f"{image.width}x{image.height}, seed {image.seed}: {url}"
 
 
 def _unfinished(snapshot: JobSnapshot) -> str:

@@ -18,7 +18,9 @@ from shared.errors import ImagegenError
 INSTRUCTIONS = """Makes and edits images. A tool waits up to 45 seconds for its job. A job that takes longer goes on:
 call wait_for_job with its id. Results show small previews and link to the full images."""
 
-Prompt = Annotated[str, Field(description="What the image shows", min_length=1, max_length=4000)]
+# Some language models refuse every call that comes with a tool whose schema they cannot use: llama.cpp one with a
+# maxLength of thousands, Gemini one with an exclusiveMinimum. Admission has the exact limits.
+Prompt = Annotated[str, Field(description="What the image shows, in at most 4000 characters", min_length=1)]
 Model = Annotated[str | None, Field(description="A name from list_models; default: the service's default model")]
 Negative = Annotated[str | None, Field(description="What the image should not show")]
 Side = Annotated[int | None, Field(description="Pixels; default: the model's native size", ge=16, le=8192)]
@@ -26,7 +28,6 @@ Steps = Annotated[int | None, Field(description="Denoising steps; default: the m
 Guidance = Annotated[float | None, Field(description="How closely the image follows the prompt", ge=0, le=100)]
 Seed = Annotated[int | None, Field(description="Reproduces an image; default: random", ge=0, le=2**32 - 1)]
 NumImages = Annotated[int, Field(description="How many images to make from the one prompt", ge=1, le=64)]
-# Not gt: Gemini refuses every call of a model whose tools have an exclusiveMinimum. Admission refuses 0.
 Strength = Annotated[float | None, Field(description="How much may change: 1 is everything", ge=0, le=1)]
 JobId = Annotated[str, Field(description="The id of a job, from an earlier result")]
 Seconds = Annotated[int, Field(description="How long to wait", ge=0, le=calls.WAIT_SECONDS)]

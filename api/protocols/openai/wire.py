@@ -61,9 +61,9 @@ class ImageParameters(DescribedModel):
 
     @property
     def may_expect_links(self) -> bool:
-        """Whether OpenAI would link to the images: without a response_format, it does for all models but GPT Image."""
-        is_gpt_image = (self.model or "").startswith(("gpt-image", "chatgpt-image"))
-        return not is_gpt_image and "response_format" not in (self.model_extra or {})
+        """Whether OpenAI would link to the images: for DALL-E, its default, if there is no response_format."""
+        is_dall_e = self.model is None or self.model.startswith("dall-e")
+        return is_dall_e and "response_format" not in (self.model_extra or {})
 
     @property
     def reported_quality(self) -> str:

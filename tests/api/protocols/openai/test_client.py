@@ -102,6 +102,7 @@ def test_links_open_the_image(sd: Stack, openai_client: openai.OpenAI) -> None:
         ({"model": "dall-e-3", "quality": "standard", "style": "vivid"}, True),
         # Open WebUI prefers a link, and then refuses to fetch it from a private address.
         ({"model": "gpt-image-1"}, False),
+        ({"model": "null"}, False),
         ({"model": "dall-e-3", "response_format": "b64_json"}, False),
     ],
 )
