@@ -92,7 +92,8 @@ def test_a_worker_finishes_its_job_before_it_ends_and_removes_its_record(stack: 
 
 
 def test_a_worker_reports_that_it_is_loading_and_can_be_stopped_meanwhile(stack: Stack) -> None:
-    worker = stack.start_worker("sd", ready=False, warm=False)
+    stack.warm = False
+    worker = stack.start_worker("sd", ready=False)
 
     record = wait_for_record(stack, state="loading")
     worker.send(signal.SIGTERM)
