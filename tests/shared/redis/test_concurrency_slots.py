@@ -74,7 +74,10 @@ def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Recor
         records.run(slots.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), slots)
 
-    with waiting.held(lambda: records.run(slots.release("a"))):
+    def release_another() -> None:
+        records.run(slots.release("a"))
+
+    with waiting.held(release_another):
         assert not records.run(slots.acquire("c"))
 
     assert records.run(slots.acquire("c"))

@@ -1,6 +1,7 @@
 """Listing webhooks and sending them again: in a real Valkey, without a sender."""
 
 from shared.webhooks.deliveries import DeliveryState
+from shared.webhooks.outbox import ListedState
 from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.test_outbox import DEAD, DELIVERED, LATER
 
@@ -19,7 +20,7 @@ def test_an_owner_lists_and_redelivers_only_its_webhooks(outbox: OutboxHarness) 
     taken = {webhook.job_id: webhook for webhook in outbox.claim()}
     for_n8n, for_dify = taken[jobs["n8n"].id], taken[jobs["dify"].id]
 
-    def listed(state: DeliveryState, owner: str | None) -> list[str]:
+    def listed(state: ListedState, owner: str | None) -> list[str]:
         return [one.job_id for one in outbox.run(outbox.webhooks.list_page(state, 10, None, owner)).webhooks]
 
     assert listed(DeliveryState.PENDING, "n8n") == [for_n8n.job_id]
