@@ -33,6 +33,6 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
         await at.close()
 
     monkeypatch.setattr(endpoint, "_create_manager", create)
-    asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
+    asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type] # no manager reads them
 
     assert handled == ["DELETE"]
