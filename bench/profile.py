@@ -25,10 +25,10 @@ JOBS_PER_ROUND = 200
 class Profiled(Stack):
     """A stack whose processes run under py-spy, which writes a flame graph on SIGINT."""
 
-    def run(self, command: list[str], *, warm: bool = True, **settings: str) -> Process:
+    def run(self, command: list[str], **settings: str) -> Process:
         graph = self.folder / f"{'api' if 'api.main' in command else 'worker'}.svg"
         options = ["--subprocesses", "--rate", str(SAMPLES_PER_SECOND), "--output", str(graph)]
-        return super().run([_py_spy(), "record", *options, "--", *command], warm=warm, **settings)
+        return super().run([_py_spy(), "record", *options, "--", *command], **settings)
 
 
 def main() -> None:

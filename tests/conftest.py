@@ -19,6 +19,7 @@ for name in [name for name in os.environ if name.startswith("SD_")]:
 from collections.abc import Generator, Iterator
 from contextlib import ExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -56,7 +57,7 @@ LONG = (
     "worker/engines/diffusers/acceleration/test_graphs_in_engines.py",
     "worker/engines/diffusers/checkpoints/test_single_files.py",
 )
-RED_HEART = {"prompt": "a red heart on a blue background", "seed": 42}
+RED_HEART: dict[str, Any] = {"prompt": "a red heart on a blue background", "seed": 42}
 
 
 def pytest_configure(config: pytest.Config) -> None:

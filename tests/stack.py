@@ -53,8 +53,8 @@ class Api:
     def stream(self, path: str, last: str = "", **headers: str) -> Iterator[Iterator["Event"]]:
         """The Server-Sent Events at a path after the id `last`. Leaving the block closes the connection."""
         url = f"{self.url}{path}"
-        headers = {**self.http.headers, **headers, **({"Last-Event-ID": last} if last else {})}
-        with requests.get(url, headers=headers, stream=True, timeout=60) as response:
+        sent = {**self.http.headers, **headers, **({"Last-Event-ID": last} if last else {})}
+        with requests.get(url, headers=sent, stream=True, timeout=60) as response:
             assert response.status_code == 200, response.text
             yield _parse_events(response)
 
@@ -79,6 +79,9 @@ class Event:
 
 class Stack:
     """One installation: its settings, folders and Redis prefix, and the processes started in it."""
+
+    #: Whether its processes may be forked: see Process.
+    warm = True
 
     def __init__(self, redis_url: str, folder: Path, **settings: str) -> None:
         self.folder = folder
@@ -122,12 +125,10 @@ class Stack:
         self.apis.append(Api(process, f"http://127.0.0.1:{port}"))
         return self.apis[-1]
 
-    def start_worker(
-        self, backend: str, ready: bool = True, name: str = "", *, warm: bool = True, **settings: str
-    ) -> Process:
+    def start_worker(self, backend: str, ready: bool = True, name: str = "", **settings: str) -> Process:
         """`ready=False` returns before the model is loaded. `name` is the name of the Celery node."""
         name = name or f"{backend}-{len(self.workers)}@{self.prefix.rstrip(':')}"
-        process = self.run([sys.executable, "-m", "worker.main", name], warm=warm, SD_BACKEND=backend, **settings)
+        process = self.run([sys.executable, "-m", "worker.main", name], SD_BACKEND=backend, **settings)
         self.workers.append(process)
         if ready:
             process.wait_for("ready.")
@@ -151,8 +152,8 @@ class Stack:
                 process = psutil.Process(started.pid)
                 yield from (process, *process.children(recursive=True))
 
-    def run(self, command: list[str], *, warm: bool = True, **settings: str) -> Process:
-        self._started.append(Process(command, self.folder, warm=warm, **{**self.settings, **settings}))
+    def run(self, command: list[str], **settings: str) -> Process:
+        self._started.append(Process(command, self.folder, {**self.settings, **settings}, warm=self.warm))
         return self._started[-1]
 
 

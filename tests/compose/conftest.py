@@ -7,8 +7,7 @@ from typing import Self
 import psutil
 import pytest
 import requests
-from click.testing import Result
-from typer.testing import CliRunner
+from typer.testing import CliRunner, Result
 
 from tests.stack import free_port, socket_folder
 from tests.support.process import Process
@@ -42,7 +41,7 @@ class Launched:
         self._sockets.cleanup()
 
     def cli(self, *arguments: str) -> Process:
-        return Process([sys.executable, "-m", "compose.cli.app", *arguments], self.folder, **self.settings)
+        return Process([sys.executable, "-m", "compose.cli.app", *arguments], self.folder, self.settings)
 
     def run(self, *arguments: str) -> Result:
         """A command in the folder of the service, inside this process: a new one takes a second longer."""

@@ -72,7 +72,7 @@ class Invariant:
 
     def jobs(self) -> dict[str, Job]:
         """All recorded jobs."""
-        ids = sorted(self.redis.zrange(self._keys.jobs, 0, -1))
+        ids = sorted(map(str, self.redis.zrange(self._keys.jobs, 0, -1)))
         pipe = self.redis.pipeline(transaction=False)
         for job_id in ids:
             pipe.hget(self._keys.record(job_id), "doc")
@@ -83,7 +83,7 @@ class Invariant:
         yield from (f"{job_id} is lost" for job_id in set(accepted) - jobs.keys())
         indexed = Counter[str]()
         for state in State:
-            ids = self.redis.zrange(self._keys.state(state), 0, -1)
+            ids = list(map(str, self.redis.zrange(self._keys.state(state), 0, -1)))
             indexed.update(ids)
             yield from (f"{name} is not {state}" for name in ids if name not in jobs or jobs[name].state is not state)
         for job_id, job in jobs.items():
@@ -92,7 +92,7 @@ class Invariant:
             if self.redis.hget(self._keys.record(job_id), "state") != job.state or indexed[job_id] != 1:
                 yield f"{job_id} is {job.state} and also in another state"
             events = self.redis.xrange(self._keys.events(job_id))
-            if events and sum(fields["type"] == "done" for _, fields in events) != 1:
+            if events and sum((fields or {})["type"] == "done" for _, fields in events) != 1:
                 yield f"{job_id} ended more than once"
 
     def _wrong_files(self) -> Iterator[str]:
@@ -129,7 +129,7 @@ class Invariant:
                 yield f"{key} never expires"
 
 
-def wrong_image(path: Path, size: int, sha256: str) -> Iterator[str]:
+def wrong_image(path: Path, size: int | None, sha256: str | None) -> Iterator[str]:
     try:
         data = path.read_bytes()
         PillowImage.open(io.BytesIO(data)).load()

@@ -12,20 +12,18 @@ from tests.faults.invariant import Invariant
 from tests.stack import Api, Event, Stack, free_port
 from tests.support.process import Process
 
-QUICK_HOUSEKEEPER = "tests.faults.quick_housekeeper"
-
 
 class Service(Stack):
     """A process keeps its name across restarts: `null-0`, `null-1`, `housekeeper`, `api-0`."""
 
-    def __init__(
-        self, redis_url: str, folder: Path, names: tuple[str, ...], *, quick: bool = True, **settings: str
-    ) -> None:
+    #: Module of the housekeeper.
+    housekeeper = "tests.faults.quick_housekeeper"
+
+    def __init__(self, redis_url: str, folder: Path, names: tuple[str, ...], **settings: str) -> None:
         super().__init__(redis_url, folder, **{"SD_BACKENDS": "null", **settings})
         self.accepted: set[str] = set()
         self.processes: dict[str, Process] = {}
         self._names = names
-        self._quick = quick
         self._ports = {name: free_port() for name in names if name.startswith("api")}
 
     def url(self, name: str) -> str:
@@ -57,7 +55,7 @@ class Service(Stack):
                 command = [sys.executable, "-m", "api.main"]
                 settings["SD_PORT"] = str(self._ports[name])
             case "housekeeper":
-                command = [sys.executable, "-m", QUICK_HOUSEKEEPER if self._quick else "worker.housekeeper.main"]
+                command = [sys.executable, "-m", self.housekeeper]
             case backend:
                 command = [sys.executable, "-m", "worker.main", f"{name}@{self.prefix.rstrip(':')}"]
                 settings["SD_BACKEND"] = backend

@@ -147,8 +147,7 @@ def test_disconnected_callers_leave_no_connections_behind(without_worker: Servic
 
 
 def ids(service: Service, state: State) -> list[str]:
-    found: list[str] = service.store.zrange(f"{service.prefix}jobs:state:{state}", 0, -1)
-    return found
+    return list(map(str, service.store.zrange(f"{service.prefix}jobs:state:{state}", 0, -1)))
 
 
 def answers(calls: Sequence[socket.socket]) -> Counter[bytes]:

@@ -5,6 +5,7 @@ import signal
 import uuid
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -53,7 +54,7 @@ def start_calls(
     keys = [str(uuid.uuid4()) for _ in range(count)]
     calls = [(key, callers.submit(generate, first, key)) for key in keys]
     for key in keys:
-        wait_until(lambda key=key: jobs(second, key))  # type: ignore[misc]
+        wait_until(partial(jobs, second, key))
         apis.accepted.add(jobs(second, key)[0]["id"])
     return calls
 

@@ -3,7 +3,7 @@
 import itertools
 from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -11,11 +11,13 @@ from shared.jobs.admission import AdmissionOutcome, QueueLimits
 from shared.jobs.job import Job
 from shared.jobs.operations import Jobs
 from shared.jobs.requests import GenerationRequest
+from shared.jobs.snapshots import JobSnapshot
 from shared.jobs.types import Backend
 from shared.redis.store import Operation, Store, connect
 
 NOW = datetime(2026, 11, 23, 10, tzinfo=UTC)
 _prefixes = itertools.count()
+T = TypeVar("T")
 
 
 ROOM = QueueLimits(queued=1000, queued_per_backend=1000)
@@ -35,7 +37,7 @@ class Records:
         self.jobs = Jobs(self.prefix)
         self.store = Store(connect(url))
 
-    def run(self, operation: Operation[Any]) -> Any:
+    def run(self, operation: Operation[T]) -> T:
         return self.store.run(operation)
 
     def accepted(self, owner: str = "", **fields: Any) -> Job:
@@ -56,9 +58,13 @@ class Records:
         assert all(self.store.run_all([self.jobs.move(*pair) for pair in zip(queued, jobs, strict=True)]))
         return jobs
 
+    def snapshot(self, job: Job) -> JobSnapshot:
+        snapshot = self.run(self.jobs.read(job.id))
+        assert snapshot is not None
+        return snapshot
+
     def read(self, job: Job) -> Job:
-        current: Job = self.run(self.jobs.read(job.id)).job
-        return current
+        return self.snapshot(job).job
 
     def wake_ups(self) -> int:
         """Number of wake-ups for workers."""

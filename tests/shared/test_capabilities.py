@@ -216,7 +216,7 @@ def test_the_size_derived_from_an_image_is_always_valid(model: Capabilities, wid
 def test_missing_sides_follow_the_aspect_ratio_of_the_image(
     size: tuple[int, int], fields: dict[str, int], expected: tuple[int, int]
 ) -> None:
-    request = GenerationRequest(prompt="x", image=(REFERENCE,), **fields)  # type: ignore[arg-type]
+    request = GenerationRequest(prompt="x", image=(REFERENCE,), **fields)
 
     resolved, _ = EDITORS["some"].resolve(request, size, LIMITS.max_pixels)
 

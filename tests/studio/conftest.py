@@ -6,7 +6,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
-from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, expect
+from playwright.sync_api import Browser, BrowserContext, ConsoleMessage, Locator, Page, Request, ViewportSize, expect
 
 from tests import conftest as root
 from tests.api import conftest
@@ -15,8 +15,15 @@ from tests.support import chromium
 
 #: For a busy machine; everything is awaited, nothing is slept.
 TIMEOUT_MS = 60_000
-DESKTOP, PHONE = {"width": 1280, "height": 820}, {"width": 320, "height": 700}
+DESKTOP, PHONE = ViewportSize(width=1280, height=820), ViewportSize(width=320, height=700)
 expect.set_options(timeout=TIMEOUT_MS)
+
+
+def posted(request: Request) -> dict[str, Any]:
+    """The JSON that the page sends."""
+    body = request.post_data_json
+    assert isinstance(body, dict)
+    return body
 
 
 @pytest.fixture(scope="module")

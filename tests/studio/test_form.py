@@ -9,20 +9,20 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Request, Route, expect
+from playwright.sync_api import FilePayload, Request, Route, expect
 
 from shared.models.capabilities import RequestLimits
 from shared.models.request_schema import request_schema
 from tests.api.images import encoded, scene
 from tests.api.native.test_purge import generated
 from tests.stack import Stack
-from tests.studio.conftest import Open, Studio
+from tests.studio.conftest import Open, Studio, posted
 from tests.worker.engines.bfl import conftest as cloud
 from tests.worker.engines.bfl.provider import Provider
 from worker.engines.null import NullEngine
 
 PROMPT = "a castle"
-INPUT = {"name": "in.png", "mimeType": "image/png", "buffer": encoded(scene(64, 64))}
+INPUT = FilePayload(name="in.png", mimeType="image/png", buffer=encoded(scene(64, 64)))
 bfl, running_provider = cloud.bfl, cloud.running_provider
 
 
@@ -39,8 +39,7 @@ def sent(studio: Studio, act: Callable[[], object]) -> dict[str, Any]:
     """The request that the page sends for what `act` does."""
     with studio.page.expect_request(is_submission) as request:
         act()
-    body: dict[str, Any] = request.value.post_data_json
-    return body
+    return posted(request.value)
 
 
 def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -> None:
@@ -48,6 +47,11 @@ def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -
     held: list[Route] = []
     studio.page.evaluate("localStorage.setItem('imagegen-form', JSON.stringify({ num_inference_steps: 3 }))")
     studio.page.route("**/api/models", lambda route: held.append(route))
+
+    def release() -> None:
+        for route in held:
+            route.continue_()
+
     studio.open()
     expect(studio.prompt).to_be_focused()
 
@@ -55,7 +59,7 @@ def test_generate_does_not_wait_for_the_models(null: Stack, open_studio: Open) -
     studio.page.keyboard.press("Control+Enter")
 
     expect(studio.page.get_by_role("button", name="Sending…")).to_be_visible()
-    body = sent(studio, lambda: [route.continue_() for route in held])
+    body = sent(studio, release)
     assert (body["prompt"], body["model"], body["num_inference_steps"]) == (PROMPT, "null", 3)
     expect(studio.made(PROMPT)).to_be_visible()
 
@@ -199,7 +203,7 @@ def test_every_error_is_shown_at_its_field_until_that_or_the_model_is_changed(nu
 
 def test_everything_of_a_job_without_inputs_is_taken_over(null: Stack, studio: Studio) -> None:
     generated(null.api, prompt="without an input")
-    studio.page.get_by_label("Choose images").set_input_files(INPUT)  # type: ignore[arg-type]
+    studio.page.get_by_label("Choose images").set_input_files(INPUT)
     expect(studio.page.get_by_role("img", name=re.compile("Input 1"))).to_be_visible()
 
     studio.tile("without an input").first.click()
@@ -234,7 +238,7 @@ def coverage(data_url: str) -> float:
 def test_a_mask_is_painted_inverted_undone_and_erased_with_the_keyboard(studio: Studio) -> None:
     page = studio.page
     expect(page.get_by_role("button", name="Choose images")).to_be_attached()
-    page.get_by_label("Choose images").set_input_files(INPUT)  # type: ignore[arg-type]
+    page.get_by_label("Choose images").set_input_files(INPUT)
     expect(page.get_by_role("img", name="Input 1: in.png, 64 by 64 pixels")).to_be_visible()
 
     page.get_by_role("button", name="Paint a mask").click()

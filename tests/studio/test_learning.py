@@ -24,7 +24,7 @@ PARAMETERS = """a cat, "quoted" (and: weighted:1.2)
 on two lines
 Negative prompt: blurry, dog
 Steps: 31, Sampler: Euler a, CFG scale: 6.5, Seed: 987654, Size: 96x64, Model: "someone's, model", Version: v1.10.1"""
-GRAPH = {
+GRAPH: dict[str, dict[str, Any]] = {
     "3": {
         "class_type": "KSampler",
         "inputs": {"seed": 4711, "steps": 12, "cfg": 3.5, "sampler_name": "euler", "positive": ["9", 0]}
@@ -111,7 +111,7 @@ def test_a_recipe_of_comfyui_is_read(studio: Studio, padding: int) -> None:
 
 def test_a_seed_that_is_too_large_for_the_service_is_left_out_in_words(studio: Studio) -> None:
     large = 156_680_208_700_286
-    sampler = {**GRAPH["3"], "inputs": {**GRAPH["3"]["inputs"], "seed": large}}  # type: ignore[dict-item]
+    sampler = {**GRAPH["3"], "inputs": {**GRAPH["3"]["inputs"], "seed": large}}
 
     dialog = drop(studio, png(prompt=json.dumps({**GRAPH, "3": sampler})), "foreign.png")
     dialog.get_by_role("button", name="Use its recipe").click()

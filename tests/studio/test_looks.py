@@ -126,13 +126,13 @@ def test_axe_finds_nothing_in_light_and_dark_colors_and_nothing_is_cut_off_or_co
     assert violations(studio, COLOR_RULES) == []
     session = studio.page.context.new_cdp_session(studio.page)
     session.send("Emulation.setTouchEmulationEnabled", {"enabled": True})
-    studio.page.set_viewport_size(PHONE)  # type: ignore[arg-type]
+    studio.page.set_viewport_size(PHONE)
     assert studio.page.evaluate("matchMedia('(pointer: coarse)').matches")
     assert studio.page.evaluate("document.documentElement.scrollWidth") == PHONE["width"]
     assert studio.page.evaluate(CUT_OFF) == []
     assert studio.page.evaluate(COVERED) == []
     session.detach()
-    studio.page.set_viewport_size(DESKTOP)  # type: ignore[arg-type]
+    studio.page.set_viewport_size(DESKTOP)
 
 
 def test_generate_is_in_reach_and_the_image_in_sight_on_a_phone(stack: Stack, open_studio: Open) -> None:

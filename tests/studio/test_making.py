@@ -11,7 +11,7 @@ from playwright.sync_api import Route, expect
 
 from tests.api.native.test_purge import generated
 from tests.stack import Stack
-from tests.studio.conftest import Open, Studio
+from tests.studio.conftest import Open, Studio, posted
 from tests.support.polling import wait_until
 
 
@@ -56,7 +56,7 @@ def simulate(studio: Studio, seconds: float) -> None:
 
     def prolong(route: Route) -> None:
         simulated = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": seconds}}}
-        route.continue_(post_data={**route.request.post_data_json, **simulated})
+        route.continue_(post_data={**posted(route.request), **simulated})
 
     studio.page.route("**/api/jobs", prolong, times=1)
 

@@ -9,7 +9,7 @@ from playwright.sync_api import Route, expect
 
 from tests.api.native.test_purge import generated
 from tests.stack import Stack
-from tests.studio.conftest import Open, Studio
+from tests.studio.conftest import Open, Studio, posted
 
 LONG = {"num_inference_steps": 100, "metadata": {"simulate": {"seconds": 100}}}
 
@@ -35,7 +35,7 @@ def submitted(stack: Stack, **request: Any) -> dict[str, Any]:
 
 def make_long(route: Route) -> None:
     """It runs until it is cancelled."""
-    route.continue_(post_data={**route.request.post_data_json, **LONG})
+    route.continue_(post_data={**posted(route.request), **LONG})
 
 
 def test_several_jobs_are_watched_and_cancelled_one_by_one(studio: Studio) -> None:

@@ -161,10 +161,10 @@ def serve_kinds(lifetime: int, folder: str) -> tuple[str, socket.socket] | None:
     os.close(1)
     os.open(os.devnull, os.O_WRONLY)
     while True:
-        ready, _, _ = select.select([lifetime, *waiting], [], [])
+        ready, _, _ = select.select([lifetime, *(requests.fileno() for requests in waiting)], [], [])
         if lifetime in ready:
             break
-        for requests in ready:
+        for requests in [requests for requests in waiting if requests.fileno() in ready]:
             kind = waiting.pop(requests)
             if os.fork() == 0:
                 for others in waiting:
@@ -181,7 +181,7 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
     """Fork for each request and report exit codes. Returns the request in the fork, None once the tests have ended."""
     children: dict[int, tuple[int, int]] = {}
     while True:
-        ready, _, _ = select.select([lifetime, requests, *children], [], [])
+        ready, _, _ = select.select([lifetime, requests.fileno(), *children], [], [])
         if lifetime in ready:
             # Of tests that were interrupted.
             for pid, _ in children.values():
@@ -189,7 +189,7 @@ def serve(lifetime: int, requests: socket.socket) -> dict[str, Any] | None:
                     os.killpg(pid, signal.SIGKILL)
             return None
         for descriptor in ready:
-            if descriptor is requests:
+            if descriptor == requests.fileno():
                 message, (output, status), _, _ = socket.recv_fds(requests, MAX_REQUEST_BYTES, 2)
                 if (pid := os.fork()) == 0:
                     os.setsid()

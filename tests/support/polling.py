@@ -1,7 +1,7 @@
 """Waits for what the service does in the background and announces nowhere."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 
 #: Starts take seconds of CPU time, of which a busy machine gives a tenth.
 TIMEOUT_SECONDS = 90.0
@@ -9,7 +9,7 @@ INTERVAL_SECONDS = 0.05
 
 
 def wait_until(
-    condition: Callable[[], object], describe: Callable[[], object] = str, seconds: float = TIMEOUT_SECONDS
+    condition: Callable[[], bool | Sized | None], describe: Callable[[], object] = str, seconds: float = TIMEOUT_SECONDS
 ) -> None:
     """`describe` returns what the assertion says when the time is up."""
     end = time.monotonic() + seconds

@@ -6,7 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
 from typing import ClassVar
@@ -24,15 +24,15 @@ class Process:
     #: Modules that are forked instead of executed: see tests.support.fork_server. Benchmarks execute all.
     forked_modules: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, command: list[str], cwd: Path, *, warm: bool = True, **settings: str) -> None:
+    def __init__(self, command: list[str], cwd: Path, settings: Mapping[str, str] = {}, *, warm: bool = True) -> None:
         """`settings` are the only SD_ and OTEL_ variables that it gets.
 
         The child of a worker that is not `warm` imports its libraries itself, as in production.
         """
         self.lines: list[str] = []
         self._new_lines: queue.Queue[str | None] = queue.Queue()
-        env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))} | settings
-        self._popen = self._start(command, env, cwd, warm=warm)
+        env = {name: value for name, value in os.environ.items() if not name.startswith(("SD_", "OTEL_"))}
+        self._popen = self._start(command, {**env, **settings}, cwd, warm=warm)
         self._leader = _process(self._popen.pid)
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

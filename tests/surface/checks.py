@@ -22,7 +22,7 @@ _descriptions: dict[str | None, str] = {}
 
 
 @schemathesis.check
-def every_error_is_a_problem(_: CheckContext, answer: Response, case: Case) -> None:
+def every_error_is_a_problem(_: CheckContext, answer: Response, case: Case[Any]) -> None:
     if answer.status_code < 400 or case.method == "HEAD" or case.path == "/health/ready":
         return
     if case.path == "/mcp" and answer.headers["content-type"] == ["application/json"]:
@@ -39,13 +39,13 @@ def every_error_is_a_problem(_: CheckContext, answer: Response, case: Case) -> N
 
 
 @schemathesis.check
-def no_server_error_except_unavailable_backends(_: CheckContext, answer: Response, case: Case) -> None:
+def no_server_error_except_unavailable_backends(_: CheckContext, answer: Response, case: Case[Any]) -> None:
     if answer.status_code >= 500:
         assert "backend-unavailable" in answer.text
 
 
 @schemathesis.check
-def errors_echo_nothing(_: CheckContext, answer: Response, case: Case) -> None:
+def errors_echo_nothing(_: CheckContext, answer: Response, case: Case[Any]) -> None:
     """No error contains a text of the request, unless the service itself uses that text."""
     if answer.status_code < 400:
         return

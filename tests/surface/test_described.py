@@ -48,7 +48,7 @@ def test_generated_requests_find_no_bug_hang_or_undocumented_answer(
         stack.start_worker("null")
         stack.start_api()
 
-        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", HERE / "schemathesis.toml"]
+        command = [sys.executable, "-m", "schemathesis.cli", "--config-file", str(HERE / "schemathesis.toml")]
         # The key with the widest scope for requests.
         variables = {"KEY": PRIORITY, "CHECKS": str(HERE / "checks.py"), "OTHER_PATHS": OTHER_PATHS}
         variables["HYPOTHESIS_STORAGE_DIRECTORY"] = str(character_tables)

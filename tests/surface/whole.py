@@ -6,6 +6,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -211,11 +212,13 @@ def _webhooks(whole: Whole) -> None:
         whole.hooks.behave = answer(status, Location=f"http://127.0.0.1:1/{PRIVATE['webhook_url']}")
         job = whole.make(backend="null", webhook_url=address).json()
         whole.hooks.next()
-        wait_until(
-            lambda job=job: whole.ask("GET", job["links"]["self"]).json()["webhook"]["deliveries"][0]["attempts"] == 1
-        )
+        wait_until(partial(_was_sent, whole, job))
     assert whole.make(webhook_url=f"http://127.0.0.1:9/?{PRIVATE['webhook_url']}").status_code == 422
     assert len(whole.ask("GET", "/api/webhooks").json()["webhooks"]) == 1
+
+
+def _was_sent(whole: Whole, job: dict[str, Any]) -> bool:
+    return whole.ask("GET", job["links"]["self"]).json()["webhook"]["deliveries"][0]["attempts"] == 1
 
 
 def _other_protocols(whole: Whole) -> None:

@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
-from api.intake.json_body import MAX_VALUES, body_chunks, media_type
+from api.intake.json_body import body_chunks, media_type
 from api.intake.json_uploads import JsonUploadReader
 from api.models.cached_read import CachedRead
 from api.protocols.mcp.calls import BodyImages

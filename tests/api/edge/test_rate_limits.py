@@ -109,7 +109,7 @@ def test_a_refused_submission_creates_no_job(limited: Stack) -> None:
 
 def test_invalid_requests_count_too(limited: Stack) -> None:
     client, begin = Client(limited.api, PRIORITY), time.monotonic()
-    codes = []
+    codes: list[int] = []
     while codes[-1:] != [429]:
         codes.append(client.request("POST", "/api/jobs", json={"wrong": "field"}).status_code)
 

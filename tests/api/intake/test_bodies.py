@@ -54,6 +54,7 @@ def test_a_chunked_body_is_read(api: Api) -> None:
 def test_a_chunked_form_is_read(api: Api) -> None:
     prepared = requests.Request("POST", api.url, data={"prompt": "x"}, files={"image": ("x.png", SCENE)}).prepare()
     headers = {"content-type": prepared.headers["content-type"]}
+    assert isinstance(prepared.body, bytes)
 
     answer = requests.post(f"{api.url}/api/img2img", data=chunked(prepared.body), headers=headers, timeout=30)
 

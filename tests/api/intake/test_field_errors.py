@@ -61,7 +61,9 @@ def test_a_limit_of_a_model_is_explained_with_its_name(api: Api) -> None:
 
 
 def test_a_body_that_is_not_an_object_is_explained(api: Api) -> None:
-    details = [api.post("/api/jobs", body).json()["detail"] for body in ([], "x", 7)]
+    bodies: tuple[object, ...] = ([], "x", 7)
+
+    details = [api.post("/api/jobs", body).json()["detail"] for body in bodies]
 
     assert details == ["The body must be a JSON object."] * 3
 

@@ -118,14 +118,10 @@ def test_objects_in_a_form_are_json(null: Stack) -> None:
 
 
 def test_empty_form_fields_count_as_absent(null: Stack) -> None:
+    files: dict[str, Any] = {"image": SCENE, "mask": ("", b"", "application/octet-stream")}
     form = {**PROMPT, "negative_prompt": "", "width": "", "metadata": ""}
 
-    answer = requests.post(
-        f"{null.api.url}/api/img2img",
-        data=form,
-        files={"image": SCENE, "mask": ("", b"", "application/octet-stream")},
-        timeout=60,
-    )
+    answer = requests.post(f"{null.api.url}/api/img2img", data=form, files=files, timeout=60)
 
     assert answer.status_code == 200, answer.text
     assert "mask" not in answer.json()["request"]
@@ -227,7 +223,8 @@ def test_an_invalid_image_field_is_named(api: Api, fields: dict[str, Any], point
 
 
 def test_null_and_empty_images_count_as_absent(null: Stack) -> None:
-    for image in (None, []):
+    images: tuple[object, ...] = (None, [])
+    for image in images:
         answer = null.api.post("/api/jobs", {"prompt": "x", "image": image, "mask": None, "strength": None})
         assert answer.status_code == 202
 
@@ -242,7 +239,8 @@ def test_img2img_without_an_image_is_refused(api: Api) -> None:
 
 
 def test_an_image_that_is_not_a_file_part_is_refused(api: Api) -> None:
-    for query, part in [({}, (None, base64_of(SCENE))), ({"image": "x"}, ("a.png", SCENE))]:
+    parts: list[tuple[dict[str, str], Any]] = [({}, (None, base64_of(SCENE))), ({"image": "x"}, ("a.png", SCENE))]
+    for query, part in parts:
         answer = requests.post(f"{api.url}/api/img2img", params={**PROMPT, **query}, files={"image": part}, timeout=30)
         assert_problem(answer, 422, "invalid-request")
         assert pointers(answer) == ["/image"]

@@ -47,7 +47,7 @@ def test_an_unknown_job_takes_as_long_as_a_foreign_one(alice: Client, bob: Clien
     job = alice.generate()
 
     # Other processes disturb some rounds; a difference that callers could measure would be in all.
-    ratios = []
+    ratios: list[float] = []
     while not ratios or abs(ratios[-1] - 1) > 0.25:
         assert len(ratios) < 10, ratios
         foreign, unknown = median_seconds(bob, job["id"], UNKNOWN_ID)

@@ -1,6 +1,7 @@
 """Unmodified clients of other services, pointed at this one."""
 
 from collections.abc import Iterator
+from typing import Any
 
 import openai
 import pytest
@@ -15,5 +16,5 @@ def openai_client(sd: Stack) -> Iterator[openai.OpenAI]:
         yield client
 
 
-def openai_for(url: str, key: str = "none", **options: object) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, _strict_response_validation=True, **options)  # type: ignore[arg-type]
+def openai_for(url: str, key: str = "none", **options: Any) -> openai.OpenAI:
+    return openai.OpenAI(base_url=f"{url}/v1", api_key=key, _strict_response_validation=True, **options)

@@ -43,7 +43,7 @@ def test_a_start_that_fails_is_tried_again(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(endpoint, "_create_manager", create)
     monkeypatch.setattr(endpoint.McpEndpoint, "_without_images", without_images)
-    asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type]
+    asyncio.run(ask_twice(endpoint.McpEndpoint(None)))  # type: ignore[arg-type] # no manager reads them
 
     assert handled == ["POST"]
 

@@ -27,7 +27,7 @@ def test_a_job_of_any_protocol_is_listed_by_its_origin(api: Api) -> None:
     huggingface_job = api.post("/models/null", {"inputs": "x"}).headers["x-job-id"]
     native_job = api.post("/api/txt2img", {"prompt": "x"}).json()["id"]
 
-    newest = {origin: api.get(f"/api/jobs?origin={origin}&limit=1").json()["jobs"] for origin in ApiProtocol}
+    newest = {origin.value: api.get(f"/api/jobs?origin={origin}&limit=1").json()["jobs"] for origin in ApiProtocol}
     assert [newest[origin][0]["id"] for origin in ("openai", "huggingface", "native")] == [
         openai_job,
         huggingface_job,

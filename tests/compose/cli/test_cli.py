@@ -106,7 +106,7 @@ def test_prune_removes_old_jobs_and_prints_how_many(service: Launched) -> None:
 def test_prune_keeps_images_of_another_installation(service: Launched) -> None:
     made = service.generate().json()
     command = [sys.executable, "-m", "compose.cli.app", "prune", "--older-than", "0h"]
-    stranger = Process(command, service.folder, **service.settings, SD_REDIS_PREFIX="stranger:")
+    stranger = Process(command, service.folder, {**service.settings, "SD_REDIS_PREFIX": "stranger:"})
 
     assert stranger.wait() == 1
     message = " ".join(stranger.output.split())

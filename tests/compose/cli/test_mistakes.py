@@ -108,7 +108,7 @@ def test_the_service_of_another_user_is_not_taken_for_a_stopped_one(
 def test_a_named_service_may_run_in_another_folder(service: Launched, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "compose.cli.app", "status", "--once"]
     named = Process([*command, "--url", f"127.0.0.1:{service.port}"], tmp_path)
-    chosen = Process(command, tmp_path, SD_PORT=str(service.port))
+    chosen = Process(command, tmp_path, {"SD_PORT": str(service.port)})
 
     assert (named.wait(), chosen.wait()) == (0, 0), named.output + chosen.output
 

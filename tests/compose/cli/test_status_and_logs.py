@@ -100,7 +100,7 @@ def test_logs_as_json_have_the_time_at_which_each_line_was_written(tmp_path: Pat
         f"2026-11-23T12:00:00.002+00:00 api {entry}\n2026-11-23T12:00:03.000+00:00 redis Ready\n"
     )
 
-    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path, SD_LOG_FORMAT="json")
+    process = Process([sys.executable, "-m", "compose.cli.app", "logs"], tmp_path, {"SD_LOG_FORMAT": "json"})
 
     assert process.wait() == 0
     assert [json.loads(line) for line in process.lines] == [

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import yaml
+from pydantic import BaseModel
 
 from compose.container import worker_group
 from compose.launcher import services
@@ -30,7 +31,7 @@ FROM_CODE = ["COPY --from=code /opt/imagegen /opt/imagegen", "COPY --from=code /
 DOCKERFILES = ("Dockerfile.api", "Dockerfile.worker")
 #: The paths in the image, and the address on which its processes listen.
 FIXED = {"alive_file", "host", "port", "output_dir", "model_dir", "lora_dir", "embedding_dir", "data_dir"}
-FAMILIES = {
+FAMILIES: dict[str, type[BaseModel]] = {
     "stable-diffusion": ApiSettings,
     "housekeeper": HousekeeperSettings,
     "worker-sd": WorkerSettings,
@@ -272,7 +273,7 @@ def test_a_build_gets_only_named_files() -> None:
     ("module", "setting"), [("api.main", "SD_API_KEY"), ("compose.launcher.flower", "SD_FLOWER_BASIC_AUTH")]
 )
 def test_a_process_published_to_the_network_needs_a_key(tmp_path: Path, module: str, setting: str) -> None:
-    process = Process([sys.executable, "-m", module], tmp_path, SD_HOST="127.0.0.1", SD_PUBLISHED_ON="0.0.0.0")
+    process = Process([sys.executable, "-m", module], tmp_path, {"SD_HOST": "127.0.0.1", "SD_PUBLISHED_ON": "0.0.0.0"})
 
     assert process.wait() == 1
     assert f"{setting} is empty, and SD_HOST=0.0.0.0 opens" in process.output

@@ -150,7 +150,7 @@ def test_the_settings_are_valid(folder: str) -> None:
 
     settings = ApiSettings(
         _env_file=None, **{name: value for name, value in fields.items() if name in ApiSettings.model_fields}
-    )  # type: ignore[arg-type]
+    )
 
     assert Backend.SD in settings.backends
 

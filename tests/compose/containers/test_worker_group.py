@@ -90,7 +90,7 @@ def test_with_one_gpu_the_container_becomes_its_worker(monkeypatch: pytest.Monke
 
 
 def test_a_misspelt_backend_is_named_in_one_sentence(tmp_path: Path) -> None:
-    process = Process([sys.executable, "-m", "compose.container.worker_group"], tmp_path, SD_BACKEND="sdd")
+    process = Process([sys.executable, "-m", "compose.container.worker_group"], tmp_path, {"SD_BACKEND": "sdd"})
 
     assert process.wait() == 1
     assert process.output.startswith("SD_BACKEND is wrong: must be one of")

@@ -25,7 +25,7 @@ from tests.worker.engines.bfl.provider import provider, refused
 
 def doctor(folder: Path, *options: str, **settings: str) -> Process:
     settings = {"SD_PORT": str(free_port()), "SD_FLOWER_PORT": "0", "SD_BACKENDS": "null", **settings}
-    process = Process([sys.executable, "-m", "compose.cli.app", "doctor", *options], folder, **settings)
+    process = Process([sys.executable, "-m", "compose.cli.app", "doctor", *options], folder, settings)
     process.wait()
     return process
 
@@ -132,9 +132,11 @@ def test_a_check_that_hangs_or_fails_does_not_stop_the_others(tmp_path: Path) ->
         threading.Event().wait()
         yield ok("never")
 
-    def fail(_: Installation) -> Iterator[Finding]:
+    def broken() -> str:
         raise RuntimeError("5ecret")
-        yield ok("never")
+
+    def fail(_: Installation) -> Iterator[Finding]:
+        yield ok(broken())
 
     def succeed(_: Installation) -> Iterator[Finding]:
         yield ok("well")

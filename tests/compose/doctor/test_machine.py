@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -33,7 +34,7 @@ SDXL = "stabilityai/stable-diffusion-xl-base-1.0"
     ],
 )
 def test_the_device_is_judged_by_what_pytorch_can_use(
-    device: Device | None, settings: Mapping[str, str], level: str, part: str, tmp_path: Path
+    device: Device | None, settings: Mapping[str, Any], level: str, part: str, tmp_path: Path
 ) -> None:
     result = the_finding_of("device", installation(tmp_path, probed_device=device, **settings))
 
@@ -63,7 +64,7 @@ def test_a_device_that_does_not_exist_is_a_problem(tmp_path: Path) -> None:
     ],
 )
 def test_the_precision_suits_device_and_backends(
-    device: Device | None, settings: Mapping[str, str], level: str, tmp_path: Path
+    device: Device | None, settings: Mapping[str, Any], level: str, tmp_path: Path
 ) -> None:
     assert the_finding_of("dtype", installation(tmp_path, probed_device=device, **settings))[0] == level
 

@@ -3,6 +3,7 @@
 import fcntl
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,7 +22,7 @@ TOKEN = "hf_" + "a1B2" * 9
 
 
 def test_models_are_missing_interrupted_downloading_or_complete(tmp_path: Path) -> None:
-    settings = {"model_id": "some/model", "safety_checker": False}
+    settings: dict[str, Any] = {"model_id": "some/model", "safety_checker": False}
     missing = the_finding_of("models", installation(tmp_path, **settings))
     folder = planned_model(tmp_path / "models/some/model", 10)
     (folder / INCOMPLETE_DIR).mkdir(parents=True)
@@ -113,7 +114,7 @@ def test_a_proxy_for_the_api_alone_leaves_paid_images_unreachable(
     egress_proxy: str | None, warnings: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("HTTPS_PROXY", "http://127.0.0.1:1")
-    cloud = {"backends": "flux-api", "bfl_api_key": "some-key", "bfl_base_url": "https://bfl.invalid"}
+    cloud: dict[str, Any] = {"backends": "flux-api", "bfl_api_key": "some-key", "bfl_base_url": "https://bfl.invalid"}
 
     findings = findings_of("bfl", installation(tmp_path, egress_proxy=egress_proxy, **cloud))
 

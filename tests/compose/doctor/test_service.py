@@ -57,7 +57,7 @@ def test_a_redis_user_with_too_few_permissions_is_a_problem(rule: str, redis_url
 
 def test_settings_that_are_valid_but_hardly_meant_are_warnings(tmp_path: Path) -> None:
     """The start warns of the same. The default folders of LoRAs and embeddings need not exist."""
-    folders = {"model_dir": tmp_path, "lora_dir": tmp_path / "lroas"}
+    folders: dict[str, Any] = {"model_dir": tmp_path, "lora_dir": tmp_path / "lroas"}
     examined = installation(tmp_path, backends="null", default_backend="sd", **folders)
 
     assert [finding.detail for finding in findings_of("settings", examined) if finding.level is Level.WARNING] == [

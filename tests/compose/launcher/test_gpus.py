@@ -16,7 +16,7 @@ from shared.workers.gpus import installed_gpus, visible_gpus
 
 
 def planned(backend: Backend, count: int, **settings: str) -> dict[str, dict[str, str]]:
-    given = LauncherSettings(**settings)  # type: ignore[call-arg, arg-type]
+    given = LauncherSettings(**settings)
     return {service.name: dict(service.env) for service in services.workers(given, {"SD_X": "1"}, backend, count)}
 
 

@@ -133,7 +133,7 @@ TRACED = {"PYTHONPROFILEIMPORTTIME": "1"}
 
 
 def test_ctrl_c_while_modules_load_prints_no_traceback(tmp_path: Path) -> None:
-    command = Process([sys.executable, "-m", "compose.cli", "doctor"], tmp_path, **TRACED)
+    command = Process([sys.executable, "-m", "compose.cli", "doctor"], tmp_path, TRACED)
     command.wait_for("click.core")
 
     command.send(signal.SIGINT)

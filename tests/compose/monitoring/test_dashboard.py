@@ -76,7 +76,9 @@ def test_every_query_of_the_dashboard_has_a_result(scraped: Prometheus) -> None:
 @real
 def test_the_dashboard_offers_the_existing_backends(scraped: Prometheus) -> None:
     (variable,) = dashboard()["templating"]["list"]
-    metric, label = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"]).groups()  # type: ignore[union-attr]
+    query = re.fullmatch(r"label_values\((\w+), (\w+)\)", variable["query"]["query"])
+    assert query
+    metric, label = query.groups()
 
     assert {"flux-api", "null"} <= set(scraped.get(f"label/{label}/values", **{"match[]": metric}))
     assert variable["name"] == label == "backend"

@@ -62,8 +62,8 @@ def collecting() -> Iterator[Collector]:
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["content-length"]))
             assert self.path == "/v1/traces"
-            collector.headers.append(self.headers["x-tenant"])
-            collector.receive(body)
+            received.headers.append(self.headers["x-tenant"])
+            received.receive(body)
             self.send_response(200)
             self.send_header("Content-Length", "0")
             self.end_headers()
@@ -72,9 +72,9 @@ def collecting() -> Iterator[Collector]:
             pass
 
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        collector = Collector(f"http://127.0.0.1:{server.server_port}")
+        received = Collector(f"http://127.0.0.1:{server.server_port}")
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        yield collector
+        yield received
         server.shutdown()
 
 

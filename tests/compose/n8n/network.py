@@ -31,8 +31,8 @@ class Network:
         host = self.base_url.removeprefix("http://")
         all_headers = {**headers, "Host": host, "X-API-Key": self._key}
         real = self.api_url + url.removeprefix(self.base_url)
-        content = {"files": files, "data": body} if files else {"json": body}
-        response = requests.request(method, real, headers=all_headers, timeout=30, **content)  # type: ignore[arg-type]
+        content: dict[str, Any] = {"files": files, "data": body} if files else {"json": body}
+        response = requests.request(method, real, headers=all_headers, timeout=30, **content)
         self._record(response)
         if self.responses_to_drop:
             self.responses_to_drop -= 1

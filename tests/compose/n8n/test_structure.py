@@ -10,7 +10,7 @@ import pytest
 from tests.compose.n8n.workflows import FILES, Node, Workflow, expressions, referred_nodes, texts
 
 #: Core nodes, their versions in every n8n 2, and their number of outputs.
-CORE = {
+CORE: dict[str, tuple[set[float], int]] = {
     "manualTrigger": ({1}, 1),
     "errorTrigger": ({1}, 1),
     "set": ({3.4}, 1),

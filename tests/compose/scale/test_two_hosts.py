@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import requests
@@ -111,7 +112,7 @@ def test_two_apis_share_the_rate_limit_of_a_key(first: Api, second: Api) -> None
 
 def test_two_housekeepers_send_each_webhook_once(cluster: Cluster, first: Api, second: Api) -> None:
     cluster.receiver.forget()
-    webhook = {"webhook_url": cluster.receiver.url, "webhook_inline_images": True}
+    webhook: dict[str, Any] = {"webhook_url": cluster.receiver.url, "webhook_inline_images": True}
     jobs = [submit((first, second)[number % 2], **webhook)["id"] for number in range(12)]
 
     heard = [cluster.receiver.next() for _ in jobs]

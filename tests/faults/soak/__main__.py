@@ -246,7 +246,8 @@ def main() -> int:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         valkey = stack.enter_context(Valkey(folder / "valkey"))
         bfl = stack.enter_context(provider())
-        service = stack.enter_context(Service(valkey.url, folder, NAMES, quick=False, **settings(bfl)))
+        service = stack.enter_context(Service(valkey.url, folder, NAMES, **settings(bfl)))
+        service.housekeeper = "worker.housekeeper.main"
         service.start_missing()
         invariant = Invariant(service)
         bytes_before = int(invariant.redis.info("memory")["used_memory"])

@@ -83,7 +83,7 @@ class Killer:
     async def _slow_job_of(self, worker: str) -> Job | None:
         end = time.monotonic() + 5
         while time.monotonic() < end:
-            for job_id in await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1):
+            for job_id in map(str, await self._store.zrange(f"{self._prefix}jobs:state:{State.RUNNING}", 0, -1)):
                 doc = await self._store.hget(f"{self._prefix}job:{job_id}", "doc")
                 job = Job.model_validate_json(doc) if doc else None
                 is_own = job is not None and _node(job.worker) == f"{worker}@{self._prefix.rstrip(':')}"

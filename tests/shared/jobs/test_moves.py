@@ -86,9 +86,9 @@ def test_a_requeued_job_is_next_and_wakes_a_worker(records: Records) -> None:
 
     assert records.run(records.jobs.move(job, job.requeue()))
 
-    snapshot = records.run(records.jobs.read(job.id))
+    snapshot = records.snapshot(job)
     assert (snapshot.job, snapshot.progress, snapshot.queue_position) == (job.requeue(), None, 0)
-    assert records.run(records.jobs.read(later.id)).queue_position == 1
+    assert records.snapshot(later).queue_position == 1
     assert records.wake_ups() == 2
 
 
@@ -178,7 +178,9 @@ def test_a_cursor_never_names_a_job_of_another_owner(records: Records) -> None:
     wanted = JobFilter(state=State.QUEUED, owner="bob")
 
     page = records.run(records.jobs.list_page(wanted, 2, None))
-    found = records.run(records.jobs.read(page.cursor))
+    cursor = page.cursor
+    assert cursor is not None
+    found = records.run(records.jobs.read(cursor))
     while page.cursor is not None:
         page = records.run(records.jobs.list_page(wanted, 2, page.cursor))
 

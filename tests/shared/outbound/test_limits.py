@@ -204,7 +204,7 @@ def test_a_sink_receives_the_body_as_it_arrives(caller: Caller, server: Server) 
 
     answer = caller.get(sink=received.extend)
 
-    assert (answer.status, answer.body, received) == (200, b"", b"x" * 1000)
+    assert (answer.status, answer.body, bytes(received)) == (200, b"", b"x" * 1000)
 
 
 @pytest.mark.parametrize("error", [KeyError, OSError, requests.ConnectionError, ResponseTooLarge])

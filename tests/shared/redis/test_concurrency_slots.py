@@ -81,7 +81,10 @@ def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Recor
         records.run(slots.acquire(name))
     waiting = RedisConcurrencySlots(Store(connect(redis_url)), slots)
 
-    with waiting.held(lambda: records.run(slots.release("a"))):
+    def release_another() -> None:
+        records.run(slots.release("a"))
+
+    with waiting.held(release_another):
         assert not records.run(slots.acquire("c"))
 
     assert records.run(slots.acquire("c"))
@@ -103,8 +106,8 @@ def test_a_slot_is_renewed_while_it_is_held_whatever_goes_wrong_once(
     store = FailingStore(redis_url, {"limits/slot_renew": ValueError("an answer that nobody expects")})
 
     def expiry() -> float:
-        ((_, expires_at),) = records.store.client.zrange(f"{records.prefix}places:flux-api", 0, -1, withscores=True)
-        return expires_at
+        (slot,) = records.store.client.zrange(f"{records.prefix}places:flux-api", 0, -1, withscores=True)
+        return float(slot[1])
 
     with RedisConcurrencySlots(store, slots).held(lambda: None):
         acquired = expiry()

@@ -2,11 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from datetime import timedelta
+from typing import Any
 
 import pytest
 
 from shared.jobs.job import Job
 from shared.jobs.types import Backend
+from shared.redis.store import Operation
 from tests.shared.conftest import NOW, ROOM, Records, new_job
 
 
@@ -142,7 +144,9 @@ def test_jobs_in_the_queue_of_the_version_before_keep_their_positions(records: R
     client, former, current = records.store.client, f"{records.prefix}line:null", f"{records.prefix}queue:null"
     jobs = [records.accepted().id for _ in range(4)]
     for job_id in jobs[::2]:
-        client.zadd(former, {job_id: client.zscore(current, job_id)})
+        score = client.zscore(current, job_id)
+        assert score is not None
+        client.zadd(former, {job_id: score})
         client.zrem(current, job_id)
     client.delete(f"{records.prefix}generate.null")
 
@@ -165,7 +169,9 @@ def test_jobs_that_version_0_1_queued_start_first(records: Records) -> None:
 
 
 def test_each_queued_job_has_a_wake_up_up_to_a_limit(records: Records) -> None:
-    assert [records.wake_ups() for _ in range(3) if records.accepted()] == [1, 2, 3]
+    for number in range(1, 4):
+        records.accepted()
+        assert records.wake_ups() == number
     for _ in range(90):
         records.accepted()
 
@@ -211,7 +217,7 @@ def test_a_job_that_started_before_its_creation_was_repeated_has_no_position(rec
 
 @pytest.mark.parametrize("kinds", [10, 300])
 def test_duration_stats_are_bounded_and_not_forgotten_at_once(records: Records, kinds: int) -> None:
-    steps = []
+    steps: list[Operation[Any]] = []
     for number in range(kinds):
         queued = new_job(width=64 + number)
         running = queued.start("null", "worker", NOW)

@@ -34,7 +34,7 @@ class S3Server:
 
     def __enter__(self) -> Self:
         command = [sys.executable, "-m", "moto.server", "-H", self._address, "-p", str(self._port), *self._tls]
-        self._server = Process(command, self._folder, **self._settings)
+        self._server = Process(command, self._folder, self._settings)
         self._server.wait_for("Running on")
         return self
 

@@ -110,9 +110,9 @@ def test_uploads_are_committed_to_the_folder_of_their_job(storage: ObjectStore) 
         body.write(b"JSON")
         assert body.size == 4
 
-    assert staged.holds_files
+    held = staged.holds_files
     staged.commit("job")
-    assert not staged.holds_files
+    assert (held, staged.holds_files) == (True, False)
 
     assert uploads[0].reference == uploads[2].reference
     assert uploads[1].header.size == (31, 17)

@@ -49,7 +49,7 @@ class Installation:
         """How long ago it was recorded."""
         return self.restored_at - float(self.content["recorded_at"])
 
-    def restore_keys(self, client: "redis.Redis[str]", prefix: str) -> None:
+    def restore_keys(self, client: redis.Redis, prefix: str) -> None:
         for name, (kind, ttl_ms, value) in self.content["keys"].items():
             key = prefix + name
             # Scores of the queue are no times; the lease of the worker that was killed has run out meanwhile.
@@ -59,7 +59,7 @@ class Installation:
                 client.pexpire(key, ttl_ms)
 
 
-def _restore(client: "redis.Redis[str]", key: str, kind: str, value: Any) -> None:
+def _restore(client: redis.Redis, key: str, kind: str, value: Any) -> None:
     match kind:
         case "string":
             client.set(key, value)

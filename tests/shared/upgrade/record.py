@@ -71,7 +71,7 @@ class Client:
         assert answer.ok, answer.text
 
 
-def populate(stack: Stack, client: "redis.Redis[str]", origin: str, nobody: str) -> dict[str, str]:
+def populate(stack: Stack, client: redis.Redis, origin: str, nobody: str) -> dict[str, str]:
     """Jobs in every state; ids of those that the test looks for, by name. Nothing listens at `nobody`."""
     worker, housekeeper, api = stack.start_worker("null"), stack.start_housekeeper(), stack.start_api()
     alice, bob = Client(api.url, ALICE), Client(api.url, BOB)
@@ -103,7 +103,7 @@ def populate(stack: Stack, client: "redis.Redis[str]", origin: str, nobody: str)
     return {name: job["id"] for name, job in jobs.items()}
 
 
-def value_of(client: "redis.Redis[str]", key: str) -> Any:
+def value_of(client: redis.Redis, key: str) -> Any:
     match kind := client.type(key):
         case "string":
             return client.get(key)
@@ -118,7 +118,7 @@ def value_of(client: "redis.Redis[str]", key: str) -> Any:
         case "stream":
             return client.xrange(key)
         case _:
-            raise ValueError(f"{key} is a {kind}")
+            raise ValueError(f"{key} is a {kind!r}")
 
 
 def main(path: Path) -> None:
@@ -128,13 +128,14 @@ def main(path: Path) -> None:
         threading.Thread(target=receiver.serve_forever, daemon=True).start()
         origin, nobody = f"http://127.0.0.1:{receiver.server_port}", f"http://127.0.0.1:{free_port()}"
         settings = {**SETTINGS, "SD_WEBHOOK_ALLOW": f"{origin},{nobody}"}
-        with Stack(url, Path(folder) / "stack", **settings) as stack:
-            stack.folder.mkdir()
+        home = Path(folder) / "stack"
+        home.mkdir()
+        with Stack(url, home, **settings) as stack:
             jobs = populate(stack, client, origin, nobody)
             recorded_at, prefix = time.time(), stack.prefix
             keys = {
                 re.sub(f"^{prefix}", "", key): [client.type(key), client.pttl(key), value_of(client, key)]
-                for key in sorted(client.keys(f"{prefix}*"))
+                for key in sorted(map(str, client.keys(f"{prefix}*")))
             }
             files = {
                 str(file.relative_to(stack.outputs)): base64.b64encode(file.read_bytes()).decode()

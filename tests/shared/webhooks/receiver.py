@@ -108,7 +108,7 @@ def tomorrow(behaviour: Behaviour) -> Behaviour:
 
     def behave(handler: BaseHTTPRequestHandler, arrival: Arrival) -> None:
         ahead = formatdate(time.time() + 86_400, usegmt=True)
-        handler.date_time_string = lambda *_: ahead  # type: ignore[method-assign]
+        handler.date_time_string = lambda *_: ahead  # type: ignore[method-assign] # of this handler alone
         behaviour(handler, arrival)
 
     return behave

@@ -3,7 +3,7 @@
 import pytest
 
 from shared.webhooks.deliveries import DeliveryState
-from shared.webhooks.outbox import DEAD_RETENTION_MS, DeliveryOutcome
+from shared.webhooks.outbox import DEAD_RETENTION_MS, DeliveryOutcome, ListedState
 from tests.shared.webhooks.harness import URL, OutboxHarness
 from tests.shared.webhooks.test_fairness import AWAY, REFUSED
 from tests.shared.webhooks.test_outbox import DEAD, DELIVERED, LATER
@@ -87,7 +87,7 @@ def test_an_owner_lists_and_redelivers_only_its_webhooks(outbox: OutboxHarness) 
     taken = {webhook.job_id: webhook for webhook in outbox.claim()}
     for_n8n, for_dify = taken[jobs["n8n"].id], taken[jobs["dify"].id]
 
-    def listed(state: DeliveryState, owner: str | None) -> list[str]:
+    def listed(state: ListedState, owner: str | None) -> list[str]:
         return [one.job_id for one in outbox.run(outbox.webhooks.list_page(state, 10, None, owner)).webhooks]
 
     assert listed(DeliveryState.PENDING, "n8n") == [for_n8n.job_id]

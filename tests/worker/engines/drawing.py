@@ -1,6 +1,5 @@
 """Renders with an engine without a worker."""
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -37,11 +36,12 @@ def draw(
     model: Engine,
     inputs: Inputs = NOTHING,
     watch: RecordingWatch | None = None,
-    on_step: Callable[[Step], None] = lambda _: None,
+    /,
     **fields: object,
 ) -> Drawn:
     """Render a request, with two steps by default."""
     watch, steps = watch or RecordingWatch(), list[Step]()
+    on_step = watch.on_step
 
     def count(step: Step) -> None:
         steps.append(step)
@@ -53,6 +53,13 @@ def draw(
     size = inputs.images[0].shape[1::-1] if inputs.images else None
     request, _ = model.capabilities.resolve(GenerationRequest.model_validate(body), size)
     return Drawn(list(model.generate(request, inputs, watch)), steps, watch)
+
+
+def preview_of(step: Step, index: int = 0) -> Pixels:
+    """The preview of an image, which the step must have."""
+    preview = step.render_preview and step.render_preview(index)
+    assert preview is not None
+    return preview
 
 
 def speckled(width: int = 64, height: int = 64) -> Pixels:

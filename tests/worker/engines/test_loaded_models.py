@@ -3,12 +3,14 @@
 import threading
 from collections.abc import Hashable, Sequence, Set
 from dataclasses import dataclass, field
+from typing import Any
 
 import pytest
 
 from shared.errors import ConfigurationError, ModelNotFound, ModelUnavailable, OutOfMemory
 from shared.jobs.job import ModelLoad
 from shared.models.capabilities import Capabilities
+from shared.models.catalogue import ModelEntry
 from worker.engines.base import OnLoad, Sizes
 from worker.engines.held_models import HeldModel, total_bytes
 from worker.engines.loaded_models import LoadedModels
@@ -64,6 +66,9 @@ class Store:
     def _sizes(self, model: str, size: int) -> Sizes:
         return {COMMON: COMMON_SIZE, model: size - COMMON_SIZE} if model in ("d", "e") else {model: size}
 
+    def scan(self) -> dict[str, ModelEntry]:
+        return {}
+
     def load(self, model: str, on_load: OnLoad) -> Weights:
         if self.errors:
             raise self.errors.pop()
@@ -99,8 +104,8 @@ class Clock:
         return self.seconds
 
 
-def pool(store: Store, limit: int = 20, **options: object) -> LoadedModels:
-    return LoadedModels(store, MemoryBudget(limit_bytes=limit), Reports(), clock=Clock(), **options)  # type: ignore[arg-type]
+def pool(store: Store, limit: int = 20, **options: Any) -> LoadedModels:
+    return LoadedModels(store, MemoryBudget(limit_bytes=limit), Reports(), clock=Clock(), **options)
 
 
 def with_main_memory(store: Store, limit: int = 20, free: int = 1 << 40) -> LoadedModels:

@@ -84,7 +84,7 @@ def test_the_oldest_images_are_deleted_if_all_take_too_much_space(bench: Houseke
     for age, job in enumerate(reversed(jobs)):
         moment = (datetime.now(UTC) - age * timedelta(hours=1)).timestamp()
         os.utime(bench.folder / image_name(job, 0), (moment, moment))
-    room = sum(job.images[0].bytes for job in jobs[1:])
+    room = sum(job.images[0].bytes or 0 for job in jobs[1:])
 
     removed = bench.apply_retention(RetentionRules(None, None, room))
 

@@ -5,6 +5,7 @@ import io
 import struct
 import zlib
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -230,9 +231,12 @@ def test_an_image_is_scaled_as_displayed(kind: str, orientation: int) -> None:
 def test_a_jpeg_is_decoded_at_no_more_than_twice_the_requested_size(monkeypatch: pytest.MonkeyPatch) -> None:
     loaded: list[tuple[int, int]] = []
     resize = Image.Image.resize
-    monkeypatch.setattr(
-        Image.Image, "resize", lambda image, *a, **k: loaded.append(image.size) or resize(image, *a, **k)
-    )
+
+    def record(image: Image.Image, *args: Any, **kwargs: Any) -> Image.Image:
+        loaded.append(image.size)
+        return resize(image, *args, **kwargs)
+
+    monkeypatch.setattr(Image.Image, "resize", record)
 
     decode_rgb(encoded(scene(3000, 2000), "JPEG"), MOST, (300, 200))
 

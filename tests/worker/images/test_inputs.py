@@ -6,6 +6,7 @@ import struct
 import zlib
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ from shared.jobs.types import MaskMode
 from tests.api.images import encoded, half_mask, noise_png, png_claiming, scene
 from tests.worker.bench import Bench
 from tests.worker.images.image_checks import Pixels
-from worker.engines.base import OnStep
+from worker.engines.base import JobWatch
 from worker.images.inputs import InputReader
 from worker.images.values import Inputs, RenderedImage
 
@@ -85,7 +86,7 @@ def test_every_colour_mode_becomes_rgb(read: Callable[..., Inputs]) -> None:
 def test_transparent_pixels_become_white(read: Callable[..., Inputs], mode: str) -> None:
     clear = Image.new("RGBA", (32, 32), (0, 0, 0, 0))
     stored = clear.convert(mode) if mode != "P" else clear.convert("RGB").convert("P")
-    options = {"transparency": 0} if mode == "P" else {}
+    options: dict[str, Any] = {"transparency": 0} if mode == "P" else {}
 
     assert (read(encoded(stored, **options)).images[0] == 255).all()
 
@@ -200,7 +201,7 @@ def test_an_image_that_changed_in_storage_fails_the_job(bench: Bench, damage: Ca
     assert ended.error.code == "invalid-image"
 
 
-def fail(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
+def fail(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
     raise RuntimeError
 
 
@@ -227,7 +228,7 @@ def test_input_images_stay_while_their_job_may_run_again(bench: Bench) -> None:
 def test_input_images_of_a_lost_job_stay(bench: Bench) -> None:
     job = bench.submit([encoded(scene())])
 
-    def draw(_: GenerationRequest, __: OnStep) -> Sequence[RenderedImage]:
+    def draw(_: GenerationRequest, __: JobWatch) -> Sequence[RenderedImage]:
         bench.start(bench.requeue(bench.read(job)))
         return []
 
@@ -244,7 +245,7 @@ def test_a_job_past_its_deadline_leaves_no_input_images(bench: Bench) -> None:
     assert list(bench.inputs.list_folders()) == []
 
 
-def landscape(bench: Bench, **fields: object) -> Job:
+def landscape(bench: Bench, **fields: Any) -> Job:
     return bench.run(bench.submit([encoded(scene(60, 40))], **fields))
 
 
@@ -288,7 +289,7 @@ def test_an_image_and_its_mask_get_the_shape_of_the_result(bench: Bench) -> None
 
 
 def test_masked_parts_are_filled_before_the_shape_is_changed(bench: Bench) -> None:
-    fields = {"mask_fill": "grey", "resize_mode": "fill", "width": 96, "height": 96}
+    fields: dict[str, Any] = {"mask_fill": "grey", "resize_mode": "fill", "width": 96, "height": 96}
     job = bench.submit([encoded(scene())], encoded(half_mask()), **fields)
 
     (image,) = InputReader(bench.inputs, max_pixels=10**6).inputs(job).images

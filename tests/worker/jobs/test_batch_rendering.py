@@ -21,11 +21,12 @@ from worker.engines.null import NullEngine
 from worker.images.encoder import Encoder
 from worker.images.png import PngEncoder
 from worker.images.values import Inputs, RenderedImage
+from worker.jobs.batching import BatchWatch
 from worker.jobs.runner import SHORT_SECONDS
 
 
 def test_each_job_gets_the_images_that_it_would_get_alone(bench: Bench, engine: CountingEngine) -> None:
-    requests = [{"seed": 1}, {"seed": 7, "num_images": 2}, {"seed": 4}]
+    requests: list[dict[str, Any]] = [{"seed": 1}, {"seed": 7, "num_images": 2}, {"seed": 4}]
     together, alone = submit_all(bench, *requests), []
     run(bench, engine)
     for request in requests:
@@ -38,7 +39,7 @@ def test_each_job_gets_the_images_that_it_would_get_alone(bench: Bench, engine: 
 
 
 def test_jobs_of_a_batch_start_from_their_own_input_images(bench: Bench, engine: CountingEngine) -> None:
-    requests = [{"seed": 3, "images": [scene(0)]}, {"seed": 3, "images": [scene(90)]}]
+    requests: list[dict[str, Any]] = [{"seed": 3, "images": [scene(0)]}, {"seed": 3, "images": [scene(90)]}]
     together, alone = submit_all(bench, *requests), []
     run(bench, engine)
     for request in requests:
@@ -127,7 +128,8 @@ def test_cancelling_ends_one_job_of_a_batch(bench: Bench) -> None:
             self, requests: Sequence[GenerationRequest], inputs: Sequence[Inputs], watch: MultiJobWatch
         ) -> Sequence[Sequence[RenderedImage]]:
             bench.store.run(bench.jobs.request_cancel(jobs[1].id))
-            while not watch.ended:  # type: ignore[attr-defined]
+            assert isinstance(watch, BatchWatch)
+            while not watch.ended:
                 watch.on_step(Step(1, 1000))
             return super().generate_batch(requests, inputs, watch)
 

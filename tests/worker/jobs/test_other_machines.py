@@ -24,7 +24,7 @@ from worker.records.redis_job_store import RedisJobStore
 @dataclass(frozen=True)
 class OneModel(SingleEngine):
     engine: Engine
-    loaded: Set[str] = frozenset({"null"})  # type: ignore[assignment] - there may be other models
+    loaded: Set[str] = frozenset({"null"})  # type: ignore[assignment] # there may be other models
 
 
 def test_a_long_queue_for_another_machine_is_left_to_it_at_once(bench: Bench) -> None:

@@ -1,5 +1,7 @@
 """Jobs with a second pass, and jobs that only resize."""
 
+from typing import NoReturn
+
 import numpy as np
 import pytest
 
@@ -60,7 +62,7 @@ def test_withheld_images_stay_withheld() -> None:
 
 
 class Unavailable(NullEngine):
-    def generate(self, *_: object) -> list[object]:  # type: ignore[override]
+    def generate(self, *_: object, **__: object) -> NoReturn:
         raise AssertionError("no engine is needed")
 
 

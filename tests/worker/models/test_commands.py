@@ -37,7 +37,7 @@ class Shell:
 
     def process(self, *arguments: str) -> Process:
         command = [sys.executable, "-m", "compose.cli.app", "models", *arguments]
-        return Process(command, self.folder, HF_ENDPOINT=self.hub.url, SD_HUGGINGFACE_TOKEN=TOKEN)
+        return Process(command, self.folder, {"HF_ENDPOINT": self.hub.url, "SD_HUGGINGFACE_TOKEN": TOKEN})
 
 
 def row(table: str, name: str) -> list[str]:
@@ -51,11 +51,9 @@ def shell(hub: Hub, tmp_path: Path) -> Shell:
 
 
 def test_the_models_of_the_settings_are_pulled_listed_and_removed(shell: Shell) -> None:
-    settings = {"SD_MODEL_ID": NAME}
-
-    before = shell.output("list", **settings)
-    pulled = shell.output("pull", **settings)
-    after = shell.output("list", **settings)
+    before = shell.output("list", SD_MODEL_ID=NAME)
+    pulled = shell.output("pull", SD_MODEL_ID=NAME)
+    after = shell.output("list", SD_MODEL_ID=NAME)
     removed = shell.output("remove", NAME)
 
     missing = f"missing: It is not downloaded: `imagegen models pull {NAME}`."

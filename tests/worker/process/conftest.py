@@ -10,4 +10,5 @@ from tests.support.process import Process
 def cold(redis_url: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Process]:
     """A worker whose child has imported its model libraries itself, as in production."""
     with Stack(redis_url, tmp_path_factory.mktemp("cold"), SD_BACKENDS="sd") as stack:
-        yield stack.start_worker("sd", warm=False)
+        stack.warm = False
+        yield stack.start_worker("sd")

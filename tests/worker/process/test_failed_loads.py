@@ -164,7 +164,7 @@ def test_backoff_grows_from_nothing_to_its_maximum() -> None:
 
 def test_a_reason_contains_no_secret_and_only_paths_that_the_operator_configured() -> None:
     settings = WorkerSettings(
-        _env_file=None,  # type: ignore[call-arg]
+        _env_file=None,
         redis_url="redis://:pass%20word@redis",
         huggingface_token=SecretStr("hf_abcdef"),
         model_id="/models/mine",

@@ -105,7 +105,8 @@ def test_a_stopping_worker_that_is_interrupted_requeues_its_job_at_once(stack: S
 
 
 def test_a_worker_reports_that_it_is_loading_and_can_be_stopped_meanwhile(stack: Stack) -> None:
-    worker = stack.start_worker("sd", ready=False, warm=False)
+    stack.warm = False
+    worker = stack.start_worker("sd", ready=False)
 
     record = wait_for_record(stack, state="loading")
     worker.send(signal.SIGTERM)

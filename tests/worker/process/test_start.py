@@ -77,7 +77,7 @@ def test_clients_see_the_download_of_a_model_and_the_next_worker_completes_it(st
         stack.worker.send(signal.SIGKILL)
         child.kill()
         hub.stalls = {}
-        last = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+        last = stack.start_worker("sd", ready=True, HF_ENDPOINT=hub.url, **settings)
 
     # Twice: the index, which tells what is needed and comes last; and what was not whole when the worker was lost.
     sent = Counter(name for name, _ in hub.sent)
@@ -99,13 +99,13 @@ def test_further_models_are_downloaded_while_the_worker_runs_jobs(stack: Stack) 
     settings["SD_SAFETY_CHECKER"] = "false"
     with hub_serving(NAME, STARTER, TOKEN) as hub:
         hub.stalls = {UNET: HALF}
-        worker = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+        worker = stack.start_worker("sd", ready=True, HF_ENDPOINT=hub.url, **settings)
         assert run_job(stack, **RED_HEART, num_inference_steps=4)["model"] == "starter"
         wait_until(lambda: state_of(api, NAME) in ("downloading", "missing"))
         hub.stalls = {}
         worker.send(signal.SIGTERM)
         worker.wait()
-        next_worker = stack.start_worker("sd", HF_ENDPOINT=hub.url, **settings)
+        next_worker = stack.start_worker("sd", ready=True, HF_ENDPOINT=hub.url, **settings)
         wait_until(lambda: state_of(api, NAME) == "available")
 
     assert run_job(stack, **RED_HEART, model=NAME, num_inference_steps=4)["model"] == NAME

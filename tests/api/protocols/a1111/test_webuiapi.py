@@ -1,5 +1,6 @@
 """The package webuiapi draws with the starter model."""
 
+from typing import Any
 from urllib.parse import urlsplit
 
 import numpy as np
@@ -25,8 +26,8 @@ def client_of(url: str, **options: str) -> webuiapi.WebUIApi:
     return webuiapi.WebUIApi(host=address.hostname, port=address.port, **options)
 
 
-def job_of(sd: Stack, result: webuiapi.WebUIApiResult) -> dict[str, object]:
-    job: dict[str, object] = sd.api.get(f"/api/jobs/{result.info['job_id']}").json()
+def job_of(sd: Stack, result: webuiapi.WebUIApiResult) -> dict[str, Any]:
+    job: dict[str, Any] = sd.api.get(f"/api/jobs/{result.info['job_id']}").json()
     return job
 
 
@@ -131,7 +132,7 @@ def test_a_second_pass_enlarges_the_image(sd: Stack, client: webuiapi.WebUIApi) 
     assert result.image.size == (1024, 1024)
     assert shows_heart(result.image)
     assert "Hires upscale: 2.0" in result.info["infotexts"][0]
-    assert job_of(sd, result)["request"]["second_pass"]["strength"] == 0.4  # type: ignore[index]
+    assert job_of(sd, result)["request"]["second_pass"]["strength"] == 0.4
 
 
 def test_images_are_enlarged(client: webuiapi.WebUIApi, heart: Image.Image) -> None:

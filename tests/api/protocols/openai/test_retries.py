@@ -34,9 +34,10 @@ def slow(seconds: float, **fields: Any) -> dict[str, Any]:
     return {"prompt": str(uuid.uuid4()), "metadata": {"simulate": {"seconds": seconds}}, **fields}
 
 
-def call(api: Api, body: dict[str, Any], attempt: int | None = None, **headers: str) -> requests.Response:
-    numbered = {} if attempt is None else {"x-stainless-retry-count": str(attempt)}
-    return api.post(GENERATIONS, body, headers={**numbered, **headers})
+def call(api: Api, body: dict[str, Any], attempt: int | None = None, key: str = "") -> requests.Response:
+    headers = {} if attempt is None else {"x-stainless-retry-count": str(attempt)}
+    headers |= {"Idempotency-Key": key} if key else {}
+    return api.post(GENERATIONS, body, headers=headers)
 
 
 def job_ids(api: Api, label: str) -> list[str]:
@@ -166,8 +167,8 @@ def test_two_equal_first_calls_stay_two_jobs(null: Stack, attempt: int | None) -
 def test_an_idempotency_key_holds_here_as_well(null: Stack) -> None:
     key = str(uuid.uuid4())
 
-    first, second = (call(null.api, {"prompt": "x"}, **{"Idempotency-Key": key}) for _ in range(2))
-    other = call(null.api, {"prompt": "y"}, **{"Idempotency-Key": key})
+    first, second = (call(null.api, {"prompt": "x"}, key=key) for _ in range(2))
+    other = call(null.api, {"prompt": "y"}, key=key)
 
     assert first.headers["x-job-id"] == second.headers["x-job-id"]
     assert (other.status_code, other.json()["error"]["code"]) == (400, "idempotency-mismatch")

@@ -76,7 +76,7 @@ class N8n:
 
     def start(self) -> None:
         command = [str(self._installation.node), str(self._installation.program), "start"]
-        self._process = Process(command, self._folder, **self._settings)
+        self._process = Process(command, self._folder, self._settings)
         self._process.wait_for("Editor is now accessible", seconds=START_SECONDS)
 
     def stop(self) -> None:

@@ -66,7 +66,7 @@ class Table:
         url = self.url or self.provider.api_url
         return FluxApi(url, SecretStr(KEY), "flux-2-pro-preview", self.seconds, Unlimited(), timeouts=self.timeouts)
 
-    def made(self, watch: RecordingWatch | None = None, **fields: Any) -> list[RenderedImage]:
+    def made(self, watch: RecordingWatch | None = None, /, **fields: Any) -> list[RenderedImage]:
         unresolved = GenerationRequest.model_validate({"prompt": "a cat", "seed": 7, **fields})
         request, _ = self.backend.capabilities.resolve(unresolved)
         return list(self.backend.generate(request, Inputs(), watch or RecordingWatch()))

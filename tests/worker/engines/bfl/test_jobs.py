@@ -173,7 +173,9 @@ def test_a_busy_worker_reports_its_job(served: Stack, bfl: Provider) -> None:
     bfl.polls = [state("Pending")]
     jobs = [submit_job(served, **PROMPT) for _ in range(2)]
 
-    wait_until(lambda: (worker := only_worker(served)) and worker.state == "busy" and worker.current_job in jobs)
+    wait_until(
+        lambda: (worker := only_worker(served)) is not None and worker.state == "busy" and worker.current_job in jobs
+    )
 
     bfl.polls = [bfl.ready()]
     wait_until(

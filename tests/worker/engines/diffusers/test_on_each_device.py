@@ -14,7 +14,8 @@ from shared.errors import OutOfMemory
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
-from tests.worker.engines.drawing import draw, right_half, speckled
+from tests.worker.engines.drawing import NOTHING, draw, right_half, speckled
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.memory import placement
 from worker.engines.diffusers.options import Level
@@ -106,8 +107,11 @@ def test_really_running_out_of_memory_fails_only_one_job(device: str, tmp_path: 
     model = loaded(tiny.save_sd(tmp_path), device=device)
     before = draw(model).pixels
 
+    def allocate(_: object) -> None:
+        torch.empty(too_much, device=device)
+
     with short_of_memory(device, 64 << 20) as too_much, pytest.raises(OutOfMemory, match="64x64 should fit"):
-        draw(model, width=256, height=256, on_step=lambda _: torch.empty(too_much, device=device))
+        draw(model, NOTHING, RecordingWatch(allocate), width=256, height=256)
 
     after = draw(model)
     assert after.watch.warnings == []

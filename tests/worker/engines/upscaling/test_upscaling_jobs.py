@@ -77,7 +77,7 @@ def test_an_upscaler_that_is_put_into_the_folder_is_offered_without_a_restart(se
     (tmp_path / "copy").rename(folder / "copy of it.safetensors")
     (folder / "broken.safetensors").write_bytes(b"nonsense")
 
-    wait_until(lambda: "upscalers/mine/broken" in models_of(service), "the files are found")
+    wait_until(lambda: "upscalers/mine/broken" in models_of(service))
 
     listed = models_of(service)
     assert listed["upscalers/mine/broken"]["state"] == "broken"

@@ -16,7 +16,8 @@ from tests.worker.models.checkpoints.headers import (
     write_header,
 )
 from worker.models.checkpoints.header import read_header
-from worker.models.checkpoints.recognition import NotACheckpoint, Recognised, recognise
+from worker.models.checkpoints.recognition import Recognised, recognise
+from worker.models.checkpoints.rejections import NotACheckpoint
 
 EPSILON, VELOCITY = "epsilon", "v_prediction"
 LCM_UNET = {"model.diffusion_model.time_embed.cond_proj.weight": (32, 256)}

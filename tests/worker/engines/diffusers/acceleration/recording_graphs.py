@@ -7,23 +7,23 @@ from typing import Any
 
 import torch
 
+from worker.engines.diffusers.acceleration.graph_backend import CapturedCall, CudaGraphBackend
 from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
 
 
-@dataclass
-class RecordedGraph:
-    call: Callable[[], Any]
-    output: Any
-    backend: "RecordingGraphs"
+class RecordedGraph(CapturedCall):
+    def __init__(self, call: Callable[[], Any], backend: "RecordingGraphs") -> None:
+        self.output = call()
+        self._call, self._backend = call, backend
 
     def replay(self) -> None:
-        self.backend.replays += 1
-        for static, computed in zip(tensors_in(self.output), tensors_in(self.call()), strict=True):
+        self._backend.replays += 1
+        for static, computed in zip(tensors_in(self.output), tensors_in(self._call()), strict=True):
             static.copy_(computed)
 
 
 @dataclass
-class RecordingGraphs:
+class RecordingGraphs(CudaGraphBackend):
     """Stands for a CudaGraphBackend, and counts. `share` is the time of a replay as a share of a usual call."""
 
     share: float = 0.5
@@ -38,7 +38,7 @@ class RecordingGraphs:
     def capture(self, call: Callable[[], Any]) -> RecordedGraph:
         self.captures += 1
         self.fail()
-        return RecordedGraph(call, call(), self)
+        return RecordedGraph(call, self)
 
     def seconds(self, call: Callable[[], Any]) -> tuple[float, Any]:
         before = self.replays

@@ -14,7 +14,7 @@ from diffusers import Flux2Transformer2DModel, UNet2DConditionModel
 
 from shared.settings.worker import WorkerSettings
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
-from worker.engines.diffusers.acceleration import accelerator, attention, compiled_denoiser
+from worker.engines.diffusers.acceleration import attention, compiled_denoiser, eight_bit
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
@@ -233,13 +233,13 @@ def test_max_skips_steps_of_undistilled_models_that_take_many(denoiser: Flux2Tra
 def test_max_uses_eight_bits_only_where_they_are_faster(
     denoiser: Flux2Transformer2DModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    eight_bit, quantized = accelerator.quantize_if_faster.__globals__, list[torch.nn.Module]()
-    monkeypatch.setitem(eight_bit, "_quantize", quantized.append)
+    quantized = list[torch.nn.Module]()
+    monkeypatch.setattr(eight_bit, "_quantize", quantized.append)
     for ratio, expected in ((0.8, 2), (1.1, 0)):
         quantized.clear()
-        monkeypatch.setitem(eight_bit, "_measured", lambda *_, ratio=ratio, **__: Decision(ratio, chosen=ratio < 0.95))
+        monkeypatch.setattr(eight_bit, "_measured", lambda *_, ratio=ratio, **__: Decision(ratio, chosen=ratio < 0.95))
 
-        used = accelerator.quantize_if_faster(
+        used = eight_bit.quantize_if_faster(
             denoiser, lambda: call_of("64x64")(denoiser), CPU, Decisions(None), compiled=False
         )
 
@@ -259,15 +259,15 @@ class TestKeptCode:
     def test_it_is_loaded_for_exactly_what_it_was_compiled_for(
         self, saved: Path, monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        loaded: list[bytes] = []
-        monkeypatch.setattr(torch.compiler, "load_cache_artifacts", lambda code: loaded.append(code) or "loaded")
+        load = Mock(return_value="loaded")
+        monkeypatch.setattr(torch.compiler, "load_cache_artifacts", load)
 
         assert CompiledCode(saved.parent, CPU, "model").load()
         assert not CompiledCode(saved.parent, CPU, "another model").load()
         monkeypatch.setattr(torch, "__version__", "99")
         assert not CompiledCode(saved.parent, CPU, "model").load()
 
-        assert loaded == [b"code"]
+        load.assert_called_once_with(b"code")
 
     def test_only_its_owner_may_read_or_write_it(self, saved: Path) -> None:
         assert saved.stat().st_mode & 0o777 == 0o600

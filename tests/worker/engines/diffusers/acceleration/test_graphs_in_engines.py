@@ -16,7 +16,8 @@ from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from tests.worker.engines.diffusers.devices import ON_EACH_DEVICE
 from tests.worker.engines.diffusers.flux.klein import save_klein
-from tests.worker.engines.drawing import draw, right_half, speckled
+from tests.worker.engines.drawing import NOTHING, draw, right_half, speckled
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.acceleration.accelerator import Accelerator
 from worker.engines.diffusers.acceleration.cuda_graphs import CudaGraphs
 from worker.engines.diffusers.engine import DiffusersEngine
@@ -140,7 +141,7 @@ def test_a_job_that_is_cancelled_in_the_middle_changes_nothing_for_the_next(fold
                 raise InterruptedError
 
         with pytest.raises(InterruptedError):
-            draw(safe, on_step=cancel, **STEPS)
+            draw(safe, NOTHING, RecordingWatch(cancel), **STEPS)
         assert equal(draw(safe, seed=last, **STEPS), draw(plain, seed=last, **STEPS))
 
 

@@ -14,6 +14,7 @@ from shared.errors import ConfigurationError
 from tests.worker.conftest import alone
 from tests.worker.engines.diffusers.checkpoints import original_layouts as original
 from tests.worker.engines.diffusers.checkpoints.tiny_models import single_file, tiny_pipeline
+from worker.engines.diffusers.checkpoints.loading import load_file_part
 from worker.engines.diffusers.loading import pipeline_loading
 from worker.engines.diffusers.loading.pipeline_loading import load_pipeline
 from worker.models.local_model import LocalModel
@@ -81,8 +82,6 @@ def test_a_file_that_lacks_a_tensor_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_swapped_while_it_is_loaded_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = found(original.write(tmp_path / "model.safetensors", *single_file("sd15", tiny_pipeline("sd15"))))
-
-    load_file_part = pipeline_loading.load_file_part
 
     def swap(*arguments: Any) -> Any:
         os.utime(model.path, (1, 1))

@@ -17,24 +17,24 @@ from worker.models.checkpoints.configurations import write_tokenizer
 
 _CLIP = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 1, "num_hidden_layers": 2}
 _CLIP |= {"projection_dim": 64}
-_VAE = {
+_VAE: dict[str, Any] = {
     "block_out_channels": [32, 64],
     "down_block_types": ["DownEncoderBlock2D"] * 2,
     "up_block_types": ["UpDecoderBlock2D"] * 2,
     "layers_per_block": 1,
     "sample_size": 64,
 }
-_LEVELS = {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
+_LEVELS: dict[str, Any] = {"down_block_types": ["CrossAttnDownBlock2D", "DownBlock2D"]}
 _LEVELS |= {"up_block_types": ["UpBlock2D", "CrossAttnUpBlock2D"], "layers_per_block": 1}
 _T5 = {"d_model": 64, "d_ff": 64, "d_kv": 8, "num_heads": 2, "num_layers": 1}
-_FLUX = {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2}
+_FLUX: dict[str, Any] = {"num_layers": 1, "num_single_layers": 2, "attention_head_dim": 32, "num_attention_heads": 2}
 _FLUX |= {"joint_attention_dim": 64, "pooled_projection_dim": 64, "axes_dims_rope": [4, 14, 14]}
 _SD3 = {"num_layers": 2, "num_attention_heads": 1, "joint_attention_dim": 128, "caption_projection_dim": 64}
 _SD3 |= {"pooled_projection_dim": 128, "pos_embed_max_size": 16, "sample_size": 8}
 _CHROMA = {key: value for key, value in _FLUX.items() if key != "pooled_projection_dim"}
 _CHROMA |= {"approximator_hidden_dim": 32, "approximator_layers": 2}
-_Z_IMAGE = {"dim": 64, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2, "cap_feat_dim": 64}
-_Z_IMAGE |= {"axes_dims": [8, 12, 12]}
+_Z_IMAGE: dict[str, Any] = {"dim": 64, "n_layers": 1, "n_refiner_layers": 1, "n_heads": 2, "n_kv_heads": 2}
+_Z_IMAGE |= {"cap_feat_dim": 64, "axes_dims": [8, 12, 12]}
 _QWEN3 = {"hidden_size": 64, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 2}
 _QWEN3 |= {"num_key_value_heads": 1, "head_dim": 32}
 #: What differs from the bundled configuration, by family and part.

@@ -12,7 +12,8 @@ from diffusers import UNet2DConditionModel
 from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, right_half, speckled
+from tests.worker.engines.drawing import NOTHING, REFERENCE, draw, preview_of, right_half, speckled
+from tests.worker.images.image_checks import Pixels
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.denoising.batch_invariance import batch_invariant
@@ -100,7 +101,7 @@ def test_each_job_of_a_batch_has_its_own_init_image(
         Inputs((scene[::-1].copy(),), mask.T.copy() if masked else None),
         Inputs((255 - scene,), mask[:, ::-1].copy() if masked else None),
     ]
-    edit = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
+    edit: dict[str, Any] = {"image": (REFERENCE,), "mask": REFERENCE if masked else None, "strength": strength}
     requests = [{**request, **edit, **SMALL, "num_inference_steps": 4} for request in REQUESTS]
 
     batch = rendered_as_batch(starter, requests, inputs=inputs)
@@ -120,9 +121,11 @@ def test_inputs_that_all_images_share_are_computed_once() -> None:
             computed.append(len(x))
             return super().forward(x)
 
+    class OnCpu(torch.nn.Sequential):
+        device = torch.device("cpu")
+
     layer, one, others = Counted(8, 8), torch.rand(2, 8), torch.rand(4, 8)
-    model = torch.nn.Sequential(layer)
-    model.device = torch.device("cpu")
+    model = OnCpu(layer)
     # With guidance: all images without their prompts, then all with them.
     shared, different = one.repeat_interleave(3, 0), torch.cat([one, others])
     with torch.no_grad(), batch_invariant(model, 3):
@@ -153,10 +156,11 @@ def test_a_warning_about_a_prompt_goes_to_its_job_only(starter: DiffusersEngine)
 
 
 def test_each_job_gets_previews_of_its_own_image(starter: DiffusersEngine) -> None:
-    shown: list[list[Any]] = [[], []]
-    watches = [RecordingWatch(), RecordingWatch()]
-    for watch, own in zip(watches, shown, strict=True):
-        watch.on_step = lambda step, own=own: own.append(step.render_preview and step.render_preview(0))  # type: ignore[misc]
+    shown: list[list[Pixels]] = [[], []]
+    watches = [
+        RecordingWatch(lambda step: shown[0].append(preview_of(step))),
+        RecordingWatch(lambda step: shown[1].append(preview_of(step))),
+    ]
 
     heart, stars = rendered_as_batch(starter, [{**HEART, **SMALL}, {**STARS, **SMALL}], watches)
 

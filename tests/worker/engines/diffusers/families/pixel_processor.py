@@ -10,7 +10,7 @@ from transformers import AutoTokenizer, BatchFeature, Qwen2VLProcessor
 PATCHES, PATCH_VALUES = 4, 3 * 2 * 14 * 14
 
 
-class PixelProcessor(Qwen2VLProcessor):
+class PixelProcessor(Qwen2VLProcessor):  # type: ignore[misc] # transformers has no types
     def __init__(self, tokenizer: Any) -> None:
         self.tokenizer = tokenizer
 

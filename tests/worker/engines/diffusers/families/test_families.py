@@ -14,8 +14,9 @@ from PIL import Image
 from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest
 from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
-from tests.worker.engines.drawing import REFERENCE, Drawn, draw, right_half, speckled
+from tests.worker.engines.drawing import REFERENCE, Drawn, draw, preview_of, right_half, speckled
 from tests.worker.images.image_checks import Pixels
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.tensor_trees import tensors_in
@@ -106,8 +107,9 @@ def steps_of(model: Model) -> int:
     return 4 if model.name == "lumina2" else STEPS
 
 
-def rendered(model: Model, **fields: Any) -> Drawn:
-    return draw(model.engine, inputs_of(model), **{**SIZE, "num_inference_steps": steps_of(model), **CFG, **fields})
+def rendered(model: Model, watch: RecordingWatch | None = None, /, **fields: Any) -> Drawn:
+    given = {**SIZE, "num_inference_steps": steps_of(model), **CFG, **fields}
+    return draw(model.engine, inputs_of(model), watch, **given)
 
 
 def bare_pixels(model: Model, **arguments: Any) -> Pixels:
@@ -119,7 +121,7 @@ def bare_pixels(model: Model, **arguments: Any) -> Pixels:
 
 def needed_by_bare(model: Model) -> dict[str, Any]:
     inputs = inputs_of(model)
-    found = {"image": [Image.fromarray(pixels) for pixels in inputs.images]} if inputs.images else {}
+    found: dict[str, Any] = {"image": [Image.fromarray(pixels) for pixels in inputs.images]} if inputs.images else {}
     if model.name in ("qwen-image-edit", "flux-fill") and found:
         found = {"image": found["image"][0]}
     return found | ({"mask_image": Image.fromarray(inputs.mask)} if inputs.mask is not None else {})
@@ -198,7 +200,7 @@ def test_a_job_is_cancelled_within_a_step(model: Model) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        rendered(model, on_step=stop, num_inference_steps=5)
+        rendered(model, RecordingWatch(stop), num_inference_steps=5)
 
     assert steps == [1]
     assert rendered(model, num_inference_steps=1).pixels.shape == (HEIGHT, WIDTH, 3)
@@ -207,7 +209,7 @@ def test_a_job_is_cancelled_within_a_step(model: Model) -> None:
 def test_every_step_has_a_preview_in_the_shape_of_the_image(model: Model) -> None:
     shown: list[Pixels] = []
 
-    rendered(model, on_step=lambda step: shown.append(step.render_preview(0)))
+    rendered(model, RecordingWatch(lambda step: shown.append(preview_of(step))))
 
     rows, columns, _ = shown[-1].shape
     assert len(shown) == steps_of(model)

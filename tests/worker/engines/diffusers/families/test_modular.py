@@ -21,8 +21,9 @@ from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.families import models
 from tests.worker.engines.diffusers.families.conftest import HEIGHT, WIDTH, Model
-from tests.worker.engines.drawing import draw, right_half, speckled
+from tests.worker.engines.drawing import NOTHING, draw, preview_of, right_half, speckled
 from tests.worker.images.image_checks import Pixels
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.loading.local_models import LocalModels
 from worker.engines.diffusers.options import DiffusersOptions
@@ -142,7 +143,7 @@ def test_a_job_is_cancelled_within_a_step_and_the_next_one_runs(model: Model) ->
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(model.engine, **FIELDS, on_step=stop, num_inference_steps=5)
+        draw(model.engine, NOTHING, RecordingWatch(stop), **FIELDS, num_inference_steps=5)
 
     assert steps == [1]
     assert draw(model.engine, **FIELDS, num_inference_steps=1).pixels.shape == (HEIGHT, WIDTH, 3)
@@ -151,7 +152,7 @@ def test_a_job_is_cancelled_within_a_step_and_the_next_one_runs(model: Model) ->
 def test_every_step_has_a_preview_in_the_shape_of_the_image(model: Model) -> None:
     shown: list[Pixels] = []
 
-    draw(model.engine, **FIELDS, on_step=lambda step: shown.append(step.render_preview(0)))
+    draw(model.engine, NOTHING, RecordingWatch(lambda step: shown.append(preview_of(step))), **FIELDS)
 
     rows, columns, _ = shown[-1].shape
     assert len(shown) == STEPS

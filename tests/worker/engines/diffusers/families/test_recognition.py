@@ -12,8 +12,9 @@ import torch
 
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.engines.diffusers.families import models
+from tests.worker.engines.diffusers.families import models, parts
 from tests.worker.engines.diffusers.families.models import save_model
+from tests.worker.engines.diffusers.families.parts import WIDTH
 from tests.worker.engines.drawing import draw
 from worker.engines.diffusers.capabilities import capabilities_of
 from worker.engines.diffusers.options import DiffusersOptions
@@ -135,9 +136,9 @@ def test_capabilities_need_no_weights(tmp_path: Path) -> None:
 
 def aura_flow() -> Any:
     return diffusers.AuraFlowPipeline(
-        scheduler=models.parts.flow_scheduler(),
-        vae=models.parts.autoencoder(shift_factor=None),
-        **models.parts.t5(),
+        scheduler=parts.flow_scheduler(),
+        vae=parts.autoencoder(shift_factor=None),
+        **parts.t5(),
         transformer=diffusers.AuraFlowTransformer2DModel(
             sample_size=32,
             patch_size=2,
@@ -145,7 +146,7 @@ def aura_flow() -> Any:
             num_mmdit_layers=1,
             num_single_dit_layers=1,
             **models.HEADS,
-            joint_attention_dim=models.WIDTH,
+            joint_attention_dim=WIDTH,
             caption_projection_dim=16,
             out_channels=4,
             pos_embed_max_size=1024,

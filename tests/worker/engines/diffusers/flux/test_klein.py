@@ -12,7 +12,8 @@ from shared.errors import ConfigurationError, InvalidImage, InvalidOutput, Inval
 from shared.jobs.requests import GenerationRequest
 from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.flux.klein import save_klein
-from tests.worker.engines.drawing import REFERENCE, draw, speckled
+from tests.worker.engines.drawing import NOTHING, REFERENCE, Drawn, draw, preview_of, speckled
+from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.options import DiffusersOptions
@@ -41,8 +42,8 @@ def images(count: int) -> Inputs:
     return Inputs(tuple(np.roll(speckled(96, 64), number) for number in range(count)))
 
 
-def small(model: DiffusersEngine, **fields: Any) -> Any:
-    return draw(model, **{"width": 128, "height": 64, **fields})
+def small(model: DiffusersEngine, watch: RecordingWatch | None = None, /, **fields: Any) -> Drawn:
+    return draw(model, NOTHING, watch, **{"width": 128, "height": 64, **fields})
 
 
 def test_defaults_of_a_distilled_model_match_its_training(model: DiffusersEngine) -> None:
@@ -112,7 +113,7 @@ def test_steps_are_counted_over_all_images(model: DiffusersEngine) -> None:
 
 
 def test_every_step_has_a_preview_with_one_pixel_per_patch(model: DiffusersEngine) -> None:
-    previews = [step.render_preview(0) for step in small(model).steps]
+    previews = [preview_of(step) for step in small(model).steps]
 
     assert [preview.shape for preview in previews] == [(64 // 16, 128 // 16, 3)] * 2
     assert (previews[0].min(), previews[0].max()) == (0, 255)
@@ -167,7 +168,7 @@ def test_an_exception_in_a_step_ends_the_rendering(model: DiffusersEngine) -> No
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        small(model, on_step=stop, num_inference_steps=5)
+        small(model, RecordingWatch(stop), num_inference_steps=5)
 
     assert steps == [1]
 

@@ -11,6 +11,7 @@ from shared.errors import ConfigurationError, OutOfMemory
 from shared.jobs.requests import GenerationRequest
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
+from tests.worker.engines.drawing import preview_of
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.base import Step
 from worker.engines.diffusers.engine import DiffusersEngine
@@ -54,8 +55,7 @@ def test_four_channel_latents_have_a_preview(model: DiffusersEngine) -> None:
 
     drawn(model, steps.append)
 
-    assert steps[0].render_preview is not None
-    preview = steps[0].render_preview(0)
+    preview = preview_of(steps[0])
     # One pixel per latent; in this model that is half the size of the image.
     assert preview.shape == (tiny.NATIVE_SIDE // 2, tiny.NATIVE_SIDE // 2, 3)
     assert (preview.min(), preview.max()) == (0, 255)

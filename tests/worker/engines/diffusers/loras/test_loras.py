@@ -15,7 +15,7 @@ from shared.errors import InvalidRequest
 from shared.jobs.requests import GenerationRequest, Lora
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.engines.drawing import draw, right_half, speckled
+from tests.worker.engines.drawing import NOTHING, draw, right_half, speckled
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loras import loras
@@ -177,7 +177,7 @@ def test_the_lora_of_a_failed_job_has_no_effect_afterwards(model: DiffusersEngin
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        draw(model, on_step=stop, loras=using("fine"))
+        draw(model, NOTHING, RecordingWatch(stop), loras=using("fine"))
 
     assert np.array_equal(draw(model).pixels, before)
 
@@ -247,9 +247,12 @@ def test_the_number_of_loaded_loras_is_limited(model: DiffusersEngine, monkeypat
     monkeypatch.setattr(loras, "MAX_LOADED", 1)
     gone: list[str] = []
     delete = StableDiffusionPipeline.delete_adapters
-    monkeypatch.setattr(
-        StableDiffusionPipeline, "delete_adapters", lambda pipe, name: (gone.append(name), delete(pipe, name))
-    )
+
+    def record(pipe: StableDiffusionPipeline, name: str) -> None:
+        gone.append(name)
+        delete(pipe, name)
+
+    monkeypatch.setattr(StableDiffusionPipeline, "delete_adapters", record)
     first = draw(model, loras=using("fine")).pixels
 
     draw(model, loras=using("v1.5 detail"))

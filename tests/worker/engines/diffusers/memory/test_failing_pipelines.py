@@ -13,7 +13,7 @@ from diffusers.models.autoencoders.vae import Decoder
 from shared.errors import InvalidOutput, OutOfMemory
 from tests.worker.conftest import loaded
 from tests.worker.engines import tiny
-from tests.worker.engines.drawing import draw
+from tests.worker.engines.drawing import NOTHING, draw
 from tests.worker.recording_watch import RecordingWatch
 from worker.engines.diffusers.engine import DiffusersEngine
 
@@ -33,11 +33,11 @@ def model(tmp_path: Path) -> DiffusersEngine:
 
 
 @pytest.fixture
-def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type, Change], None]:
+def wrap(monkeypatch: pytest.MonkeyPatch) -> Callable[[type[torch.nn.Module], Change], None]:
     """Wraps the forward method of a class of modules."""
 
-    def around(module: type, change: Change) -> None:
-        forward = module.forward  # type: ignore[attr-defined]
+    def around(module: type[torch.nn.Module], change: Change) -> None:
+        forward = module.forward
 
         def changed(self: Any, *args: Any, **kwargs: Any) -> Any:
             return change(lambda: forward(self, *args, **kwargs), args[0])
@@ -128,8 +128,11 @@ def test_a_job_that_never_fits_fails_and_suggests_a_size_that_did(
 
 
 def test_running_out_of_main_memory_fails_the_job(model: DiffusersEngine) -> None:
+    def allocate(_: object) -> None:
+        torch.empty(2**60)
+
     with pytest.raises(OutOfMemory):
-        draw(model, on_step=lambda _: torch.empty(2**60))
+        draw(model, NOTHING, RecordingWatch(allocate))
 
 
 @pytest.mark.parametrize(("failing", "warning"), [(Decoder, DECODED_AGAIN), (UNet2DConditionModel, MADE_AGAIN)])
@@ -151,7 +154,7 @@ def test_an_image_that_is_always_broken_is_never_delivered(model: DiffusersEngin
     watch = RecordingWatch()
 
     with pytest.raises(InvalidOutput):
-        draw(model, watch=watch)
+        draw(model, NOTHING, watch)
 
     assert watch.warnings == [DECODED_AGAIN, MADE_AGAIN]
 

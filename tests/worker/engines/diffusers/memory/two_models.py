@@ -12,6 +12,7 @@ from shared.jobs.types import Backend
 from tests.worker.engines.drawing import draw
 from tests.worker.engines.test_loaded_models import Reports
 from tests.worker.images.image_checks import Pixels
+from worker.engines.base import Engine
 from worker.engines.diffusers.engine import DiffusersEngine
 from worker.engines.diffusers.loading.local_models import LocalModels
 from worker.engines.diffusers.options import DiffusersOptions
@@ -62,7 +63,7 @@ def bare_pixels(folder: Path) -> Pixels:
     return pixels
 
 
-def pixels_of(engine: DiffusersEngine) -> Pixels:
+def pixels_of(engine: Engine) -> Pixels:
     return draw(engine, **SIZE, guidance_scale=3.0, negative_prompt="a dog").pixels
 
 
