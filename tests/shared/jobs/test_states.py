@@ -105,7 +105,7 @@ TestAnyLife = AnyLife.TestCase
 
 
 def test_ids_sort_by_creation() -> None:
-    ids = [Job.new(GenerationRequest(prompt="x"), Backend.NULL, NOW).id for _ in range(2000)]
+    ids = [Job.new(GenerationRequest(prompt="x"), Backend.NULL, datetime.now(UTC)).id for _ in range(2000)]
 
     assert ids == sorted(set(ids))
 
