@@ -171,7 +171,11 @@ def _require_image_support(models: OfferedModels, model: Capabilities, request: 
     """Raises InvalidRequest, with the models that accept images, if the chosen model does not."""
     if not request.image or request.resize_only or model.max_input_images:
         return
-    supporting = models.catalogue.names_where(lambda known: known.max_input_images > 0)
+    supporting = (
+        entry.name
+        for entry in models.catalogue.entries
+        if entry.state.is_usable and entry.capabilities and entry.capabilities.max_input_images
+    )
     names = ", ".join(itertools.islice(supporting, MAX_HINTS))
     raise invalid_field("/image", f"{model.model} takes no images{f'; {names} can' if names else ''}")
 

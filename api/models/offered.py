@@ -156,7 +156,7 @@ class OfferedModels:
     def __iter__(self) -> Iterator[OfferedModel]:
         """All models, in the order of the catalogue."""
         for name in self.catalogue.names:
-            if any(backend in self.backends for backend in self.catalogue.backends_of(name)):
+            if any(self.catalogue.find(name, backend) for backend in self.backends):
                 yield self.find(name)
 
     @property

@@ -1,6 +1,6 @@
 """The catalogue: every model that requests may name, with what is known of it."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from enum import StrEnum
@@ -72,16 +72,6 @@ class Catalogue:
 
     def find(self, name: str, backend: Backend) -> ModelEntry | None:
         return self._by_name.get(name, {}).get(backend)
-
-    def backends_of(self, name: str) -> Sequence[Backend]:
-        """The backends that have a model of this name."""
-        return tuple(self._by_name.get(name, ()))
-
-    def names_where(self, is_wanted: Callable[[Capabilities], bool]) -> Iterator[str]:
-        """Models whose capabilities are like this."""
-        for entry in self.entries:
-            if entry.state.is_usable and entry.capabilities is not None and is_wanted(entry.capabilities):
-                yield entry.name
 
     def near(self, name: str) -> tuple[str, ...]:
         """Known names like this one: the same in other case or without its folder first, then similar ones."""
