@@ -198,22 +198,19 @@ def test_an_env_file_is_read_in_every_common_encoding(encoding: str, newline: st
     assert (settings.port, settings.log_format) == (7999, "json")
 
 
-def test_an_unreadable_env_file_is_explained() -> None:
-    Path(".env").write_bytes("SD_HOST=::1\n# für mich\n".encode("latin-1"))
-    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\): save it as UTF-8"):
-        load(Settings)
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ("SD_HOST=::1\n# für mich\n".encode("latin-1"), r"is not UTF-8 text \(line 2\): save it as UTF-8"),
+        (b"SD_HOST=::1\nSD_OUTPUT_DIR=a\0b\n", r"is not UTF-8 text \(line 2\)"),
+        (b'SD_HOST=::1\nSD_API_KEY="0123\nSD_PORT=7999\n', r"is malformed \(line 2\): write NAME=value there"),
+        (None, "cannot be read"),
+    ],
+)
+def test_an_unreadable_env_file_is_explained(data: bytes | None, message: str) -> None:
+    Path(".env").write_bytes(data) if data else Path(".env").mkdir()
 
-    Path(".env").write_bytes(b"SD_HOST=::1\nSD_OUTPUT_DIR=a\0b\n")
-    with pytest.raises(ConfigurationError, match=r"\.env is not UTF-8 text \(line 2\)"):
-        load(Settings)
-
-    Path(".env").write_text('SD_HOST=::1\nSD_API_KEY="0123456789abcdef\nSD_PORT=7999\n')
-    with pytest.raises(ConfigurationError, match=r"\.env is malformed \(line 2\): write NAME=value there"):
-        load(Settings)
-
-    Path(".env").unlink()
-    Path(".env").mkdir()
-    with pytest.raises(ConfigurationError, match=r"\.env cannot be read"):
+    with pytest.raises(ConfigurationError, match=rf"\.env {message}"):
         load(Settings)
 
 
