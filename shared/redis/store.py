@@ -277,10 +277,10 @@ def _tls_problem(error: BaseException | None) -> str | None:
             return _tls_problem(error.__cause__ or error.__context__)
 
 
-def connect(url: str) -> redis.Redis:
+def connect(url: str, health_check_seconds: int = 15) -> redis.Redis:
     # Reopens a connection that the server closed while it was idle: every operation may be repeated.
     retry = Retry(NoBackoff(), 1, supported_errors=(redis.exceptions.ConnectionError,))
-    return redis.Redis.from_url(url, retry=retry, **_CONNECTION)
+    return redis.Redis.from_url(url, retry=retry, health_check_interval=health_check_seconds, **_CONNECTION)
 
 
 def async_connections(url: str) -> MakeConnection:
@@ -294,5 +294,4 @@ _CONNECTION: dict[str, Any] = {
     "decode_responses": True,
     "socket_timeout": REPLY_TIMEOUT_SECONDS,
     "socket_connect_timeout": REPLY_TIMEOUT_SECONDS,
-    "health_check_interval": 15,
 }
