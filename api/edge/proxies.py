@@ -28,7 +28,7 @@ class ForwardedHeaders:
                 scope["scheme"] = scheme
             if host:
                 scope["headers"] = [pair for pair in scope["headers"] if pair[0] != b"host"] + [(b"host", host)]
-            if prefix and _PREFIX.fullmatch(path := prefix.decode("latin-1").rstrip("/")):
+            if _PREFIX.fullmatch(path := prefix.decode("latin-1").rstrip("/")):
                 scope["root_path"] = path
         await self._app(scope, receive, send)  # type: ignore[arg-type]
 

@@ -220,7 +220,8 @@ FORWARDED = {"X-Forwarded-For": "192.0.2.9", "X-Forwarded-Proto": "https", "X-Fo
 
 def test_forwarded_headers_of_untrusted_peers_are_ignored(api: Api, any_host: Api) -> None:
     for stranger in (api, any_host):
-        links = request(stranger, "127.0.0.1:7860", **FORWARDED).json()["links"]
+        headers = {**FORWARDED, "X-Forwarded-Prefix": "/evil"}
+        links = request(stranger, "127.0.0.1:7860", **headers).json()["links"]
 
         assert links["docs"] == "http://127.0.0.1:7860/docs"
 

@@ -9,6 +9,7 @@ from contextlib import ExitStack, contextmanager
 import psutil
 import pytest
 
+from api.edge.connection_limit import MAX_EXCESS, ConnectionLimit
 from tests.api.edge.test_connections import code
 from tests.api.wire import open_connection, send_raw
 from tests.stack import Api, Stack, free_port
@@ -118,3 +119,45 @@ def test_a_trusted_proxy_is_exempt_from_the_limit_per_address(folder: Stack) -> 
 
     with busy(api, 8):
         assert send_raw(api, GET.format("/api/jobs")).startswith(b"HTTP/1.1 200")
+
+
+class Connection:
+    """One that only records that it was closed."""
+
+    is_closed = False
+
+    def disconnect(self) -> None:
+        self.is_closed = True
+
+
+def opened(limit: ConnectionLimit, count: int, address: str = "192.0.2.1") -> list[Connection]:
+    """Busy connections."""
+    connections = [Connection() for _ in range(count)]
+    for connection in connections:
+        limit.add(connection, address)
+        limit.mark_busy(connection)
+    return connections
+
+
+def test_no_address_can_take_more_than_half_of_the_connections() -> None:
+    limit = ConnectionLimit(10, 100, (), max_files=10_000)
+
+    crowd = opened(limit, 6)
+    (other,) = opened(limit, 1, "192.0.2.2")
+
+    assert [limit.is_excess(one) for one in (*crowd, other)] == [False] * 5 + [True, False]
+
+
+def test_of_the_connections_beyond_the_limit_only_the_newest_are_kept_and_none_that_has_ended() -> None:
+    limit = ConnectionLimit(2, 1, (), max_files=10_000)
+    opened(limit, 1)
+    ended, first, *others = opened(limit, MAX_EXCESS)
+
+    limit.remove(ended)
+    assert not limit.is_excess(ended)
+
+    opened(limit, 1)
+    assert not first.is_closed
+    opened(limit, 1)
+    assert (first.is_closed, limit.is_excess(first)) == (True, False)
+    assert not any(one.is_closed for one in others)

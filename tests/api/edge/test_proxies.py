@@ -112,12 +112,6 @@ def test_openapi_names_the_prefix_as_its_server(root: str) -> None:
     assert server["url"] == PREFIX
 
 
-def test_a_prefix_from_an_untrusted_peer_is_ignored(api: Api) -> None:
-    answer = api.get("/info", headers={"X-Forwarded-Prefix": "/evil"})
-
-    assert answer.json()["links"]["docs"] == f"{api.url}/docs"
-
-
 @pytest.mark.parametrize("prefix", ["//evil.example.com", "/a b", "/a\\b", "evil", "/a?b", "/\u00e9", "/../x", "/x/.."])
 def test_a_prefix_that_is_not_a_path_is_ignored(trusting: Api, prefix: str) -> None:
     answer = trusting.get("/info", headers={"X-Forwarded-Prefix": prefix.encode().decode("latin-1")})

@@ -1,9 +1,13 @@
 """What the store knows of workers, and for how long."""
 
 from shared.jobs.types import Backend
-from shared.workers.records import FAILURE_LIFETIME_MS, LIFETIME_MS, Workers
+from shared.workers.records import FAILURE_LIFETIME_MS, LIFETIME_MS, WorkerRecord, Workers, WorkerState
+from tests.shared.conftest import NOW, Records
 from tests.shared.redis.conftest import Queue
+from tests.support.failing_store import FailingStore
+from tests.support.polling import wait_until
 from worker.engines.null import NullEngine
+from worker.records.heartbeat import Heartbeat
 
 
 def test_a_worker_is_forgotten_when_its_heartbeats_end(queue: Queue) -> None:
@@ -35,3 +39,24 @@ def test_failed_starts_count_until_one_succeeds_or_for_a_time(queue: Queue) -> N
     run(workers.set_capabilities(Backend.NULL, NullEngine.capabilities))
 
     assert run(workers.read_fleet()).start_failures == {}
+
+
+def test_heartbeats_go_on_whatever_goes_wrong_once(redis_url: str, records: Records) -> None:
+    workers = Workers(records.prefix)
+    store = FailingStore(redis_url, {"workers/heartbeat": ValueError("an answer that nobody expects")})
+    record = WorkerRecord(id="w", name="w", backend=Backend.NULL, state=WorkerState.READY, model="a", started_at=NOW)
+    heartbeat = Heartbeat(store, workers, record)
+
+    def fail() -> None:
+        raise RuntimeError("the device does not answer")
+
+    heartbeat.report_memory(fail)
+    heartbeat.start()
+    wait_until(lambda: not store.errors)
+    heartbeat.update(state=WorkerState.BUSY)
+    try:
+        wait_until(lambda: records.run(workers.read_fleet()).workers, seconds=10)
+    finally:
+        heartbeat.stop()
+
+    assert records.run(workers.read_fleet()).workers == ()

@@ -121,8 +121,9 @@ def test_a_sender_that_stops_waits_for_the_webhooks_that_it_is_sending(
     stopping = threading.Thread(target=sending.__exit__, args=(None, None, None))
     stopping.start()
     stopping.join(0.1)
-    assert stopping.is_alive()
+    has_waited = stopping.is_alive()
     released.set()
     stopping.join()
 
+    assert has_waited
     assert outbox.deliveries(job)["succeeded"].state == "delivered"

@@ -3,7 +3,8 @@
 import errno
 import itertools
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
@@ -14,6 +15,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.worker.bench import Bench, canvas, speckled
 from worker.engines.base import JobWatch, Step
 from worker.images.values import RenderedImage
+from worker.jobs.finishers import BackgroundFinisher
 
 
 def test_a_queued_job_succeeds(bench: Bench) -> None:
@@ -196,3 +198,53 @@ def test_a_job_that_is_cancelled_while_it_renders_ends_cancelled(bench: Bench) -
 
     assert bench.run(job, draw_for_ever).state == "cancelled"
     assert bench.files == []
+
+
+def waiting_for(event: threading.Event) -> Callable[[], None]:
+    def wait() -> None:
+        event.wait()
+
+    return wait
+
+
+def test_rendering_is_at_most_one_job_ahead() -> None:
+    finisher, stored = BackgroundFinisher(), threading.Event()
+    finisher.run(waiting_for(stored), lambda: None)
+
+    rendering = threading.Thread(target=finisher.run, args=(lambda: None, lambda: None))
+    rendering.start()
+    rendering.join(0.1)
+    has_waited = rendering.is_alive()
+    stored.set()
+    rendering.join()
+
+    assert has_waited
+
+
+def test_the_channels_of_a_job_that_cannot_be_finished_are_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """Otherwise its lease would be renewed for ever, and no worker would get it."""
+    finisher, closed = BackgroundFinisher(), threading.Event()
+
+    def fail() -> None:
+        raise RuntimeError
+
+    finisher.run(fail, closed.set)
+    finisher.drain()
+
+    assert closed.is_set()
+    assert "a job could not be finished" in caplog.text
+
+
+def test_a_worker_that_ends_finishes_its_job_first() -> None:
+    finisher, stored, ended = BackgroundFinisher(), threading.Event(), threading.Event()
+    finisher.run(waiting_for(stored), ended.set)
+
+    ending = threading.Thread(target=finisher.drain)
+    ending.start()
+    ending.join(0.1)
+    has_waited = ending.is_alive()
+    stored.set()
+    ending.join()
+
+    assert has_waited
+    assert ended.is_set()
