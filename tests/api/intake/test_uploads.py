@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import redis
 import requests
 from PIL import Image
 
@@ -100,6 +101,9 @@ def test_images_of_a_cancelled_queued_job_are_removed_at_once(unserved: Stack) -
     (kept,) = inputs(unserved)
     assert kept.parent.name == job["id"]
     assert f"sha256:{kept.name}" in job["request"]["image"]
+    # Had the job not been accepted, the housekeeper would remove them.
+    with redis.Redis.from_url(unserved.settings["SD_REDIS_URL"]) as client:
+        assert client.zscore(f"{unserved.prefix}uploads", job["id"])
 
     unserved.api.delete(f"/api/jobs/{job['id']}")
 
