@@ -40,8 +40,8 @@ local function add(id)
   local fields = redis.call('HMGET', record_prefix .. id, 'doc', 'progress', 'state', 'backend', 'pinned', 'providers',
     'deliveries')
   local doc, progress, state, backend, pinned, providers, deliveries = unpack(fields)
-  -- The server lost the record.
   if not doc then
+    redis.call('ZREM', KEYS[scanned], id)
     return
   end
   local position = state == 'queued' and redis.call('ZRANK', queue_prefix .. backend, id) or -1
