@@ -1,4 +1,5 @@
--- Mark a job as unconfirmed, if it exists: the next identical request gets it.
+-- Mark a job as unconfirmed, if it exists: the next identical request gets it. Without a list, a full server refuses that
+-- request, too (see jobs/unconfirmed).
 -- KEYS: record, unconfirmed jobs of the request
 -- ARGV: id, lifetime in ms
 -- Returns 1.

@@ -13,6 +13,7 @@ end
 -- has stopped waiting for this answer.
 function UNCONFIRMED.take(list, record_prefix, lifetime_ms, is_late, new_id)
   local answer = list .. ':' .. new_id
+  -- Otherwise LPOP would be the first write, and a full server would accept the new job.
   if redis.call('EXISTS', answer, list) == 0 then
     return nil
   end
