@@ -91,10 +91,10 @@ def test_the_next_free_slot_goes_to_a_waiting_job(redis_url: str, records: Recor
 
 
 def test_a_slot_is_waited_for_and_left_to_expire_while_redis_is_away(redis_url: str, slots: ConcurrencySlots) -> None:
-    store = FailingStore(redis_url, {f"limits/slot_{name}": StoreUnavailable() for name in ("acquire", "release")})
+    store = FailingStore(redis_url, {name: StoreUnavailable() for name in ("limits/slot_acquire", "commands/run")})
 
     with RedisConcurrencySlots(store, slots).held(lambda: None):
-        assert store.errors.keys() == {"limits/slot_release"}
+        assert store.errors.keys() == {"commands/run"}
 
     assert store.errors == {}
 

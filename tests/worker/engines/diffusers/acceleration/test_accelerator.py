@@ -92,7 +92,6 @@ def compiled_graphs() -> int:
 
 def test_levels_have_the_names_of_the_setting() -> None:
     names = get_args(WorkerSettings.model_fields["optimize"].annotation)
-
     assert [Level[name.upper()] for name in names] == list(Level)
 
 
