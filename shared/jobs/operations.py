@@ -108,7 +108,7 @@ class Jobs:
 
     def mark_unconfirmed(self, idempotency: IdempotencyKey, job_id: str) -> Operation[bool]:
         """Return the job, if it was accepted, to the next identical request."""
-        keys = [self._keys.idempotency(idempotency.unconfirmed_name)]
+        keys = [self._keys.record(job_id), self._keys.idempotency(idempotency.unconfirmed_name)]
         return Operation("jobs/mark_unconfirmed", keys, [job_id, idempotency.lifetime_ms], bool)
 
     def _indexes(self, job: Job) -> list[str]:

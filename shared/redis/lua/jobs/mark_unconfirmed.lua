@@ -1,10 +1,13 @@
--- Mark a job as unconfirmed: the next identical request gets it, if it was accepted.
--- KEYS: unconfirmed jobs of the request
+-- Mark a job as unconfirmed, if it exists: the next identical request gets it.
+-- KEYS: record, unconfirmed jobs of the request
 -- ARGV: id, lifetime in ms
 -- Returns 1.
 -- include jobs/unconfirmed
-local unconfirmed = KEYS[1]
+local record, unconfirmed = KEYS[1], KEYS[2]
 local id, lifetime_ms = ARGV[1], ARGV[2]
 
-UNCONFIRMED.add(unconfirmed, id, lifetime_ms)
+-- An unknown job is never returned, but looking for it makes a full server accept the next request (see unconfirmed).
+if redis.call('EXISTS', record) == 1 then
+  UNCONFIRMED.add(unconfirmed, id, lifetime_ms)
+end
 return 1
