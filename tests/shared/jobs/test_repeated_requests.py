@@ -91,3 +91,10 @@ def test_what_is_known_of_a_request_expires(records: Records, key: IdempotencyKe
     lifetimes = [client.pttl(name) for name in client.scan_iter(f"{records.prefix}repeat:*")]
     assert len(lifetimes) >= 1
     assert all(LIFETIME_MS - 5000 < lifetime <= LIFETIME_MS for lifetime in lifetimes)
+
+
+def test_a_job_that_was_not_accepted_is_not_marked(records: Records) -> None:
+    """Looking for it would let a full server accept the next request."""
+    records.run(records.jobs.mark_unconfirmed(UNSURE, "unknown"))
+
+    assert list(records.store.client.scan_iter(f"{records.prefix}*")) == []

@@ -1,5 +1,4 @@
--- Mark a job as unconfirmed, if it exists: the next identical request gets it. Without a list, a full server refuses that
--- request, too (see jobs/unconfirmed).
+-- Mark a job as unconfirmed, if it exists: the next identical request gets it.
 -- KEYS: record, unconfirmed jobs of the request
 -- ARGV: id, lifetime in ms
 -- Returns 1.
@@ -7,6 +6,7 @@
 local record, unconfirmed = KEYS[1], KEYS[2]
 local id, lifetime_ms = ARGV[1], ARGV[2]
 
+-- An unknown job is never returned, but looking for it makes a full server accept the next request (see unconfirmed).
 if redis.call('EXISTS', record) == 1 then
   UNCONFIRMED.add(unconfirmed, id, lifetime_ms)
 end

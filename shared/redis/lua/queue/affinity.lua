@@ -139,12 +139,5 @@ function AFFINITY.note_load(residency, backend, worker, model, now)
     return
   end
   entry.at, entry.backend, entry.loading = now, backend, model
-  if #entry.loaded == 0 then
-    -- cjson writes an empty table as an object.
-    entry.loaded = nil
-    local text = cjson.encode(entry)
-    redis.call('HSET', residency, worker, string.sub(text, 1, -2) .. ',"loaded":[]}')
-    return
-  end
   redis.call('HSET', residency, worker, cjson.encode(entry))
 end
