@@ -94,7 +94,6 @@ def test_what_is_known_of_a_request_expires(records: Records, key: IdempotencyKe
 
 
 def test_a_job_that_was_not_accepted_is_not_marked(records: Records) -> None:
-    """Looking for it would let a full server accept the next request."""
     records.run(records.jobs.mark_unconfirmed(UNSURE, "unknown"))
 
     assert list(records.store.client.scan_iter(f"{records.prefix}*")) == []

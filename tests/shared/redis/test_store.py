@@ -15,6 +15,8 @@ from shared.redis.keys import Keys
 from shared.redis.store import AsyncStore, Store, async_connections, connect, require_redis
 from shared.workers.devices import DeviceMemory
 from shared.workers.records import WorkerRecord, Workers, WorkerState
+from tests.shared.conftest import NOW, ROOM, Records, new_job
+from tests.shared.jobs.test_repeated_requests import UNSURE
 from tests.stack import valkey_server
 from tests.support.redis_double import redis_double
 from worker.records.heartbeat import Heartbeat
@@ -45,6 +47,20 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 def client(url: str) -> Iterator[redis.Redis]:
     with connect(url) as client:
         yield client
+
+
+def test_a_full_server_refuses_a_job_although_an_identical_one_was_cancelled(url: str) -> None:
+    records = Records(url)
+    job = records.accepted()
+    records.run(records.jobs.mark_unconfirmed(UNSURE, job.id))
+    assert records.run(records.jobs.move(job, job.cancel(NOW)))
+    fault, cure = FAULTS["full"]
+    records.store.client.execute_command(*fault.split())
+    try:
+        with pytest.raises(StoreUnavailable):
+            records.run(records.jobs.create(new_job(), ROOM, UNSURE))
+    finally:
+        records.store.client.execute_command(*cure.split())
 
 
 @pytest.mark.parametrize(("fault", "cure"), FAULTS.values(), ids=FAULTS)

@@ -6,7 +6,7 @@
 local record, unconfirmed = KEYS[1], KEYS[2]
 local id, lifetime_ms = ARGV[1], ARGV[2]
 
--- An unknown job is never returned, but looking for it makes a full server accept the next request (see unconfirmed).
+-- Others would fill a full server, which refuses their jobs but not this.
 if redis.call('EXISTS', record) == 1 then
   UNCONFIRMED.add(unconfirmed, id, lifetime_ms)
 end

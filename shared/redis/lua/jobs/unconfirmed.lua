@@ -13,24 +13,20 @@ end
 -- has stopped waiting for this answer.
 function UNCONFIRMED.take(list, record_prefix, lifetime_ms, is_late, new_id)
   local answer = list .. ':' .. new_id
-  -- Otherwise LPOP would be the first write, and a full server would accept the new job.
-  if redis.call('EXISTS', answer, list) == 0 then
-    return nil
-  end
   local known = redis.call('GET', answer)
   if known then
     return known
   end
-  local id = redis.call('LPOP', list)
-  while id do
+  for index, id in ipairs(redis.call('LRANGE', list, 0, -1)) do
     local state = redis.call('HGET', record_prefix .. id, 'state')
     if state and state ~= 'failed' and state ~= 'cancelled' then
+      -- Nothing is removed before: after such a write, a full server would accept the new job.
+      redis.call('LTRIM', list, index, -1)
       if is_late then
         UNCONFIRMED.add(list, id, lifetime_ms)
       end
       redis.call('SET', answer, id, 'PX', lifetime_ms)
       return id
     end
-    id = redis.call('LPOP', list)
   end
 end
