@@ -2,8 +2,9 @@
 
 import re
 from collections.abc import Sequence
-from urllib.parse import urlsplit
+from urllib.parse import quote, urlsplit
 
+from starlette.responses import RedirectResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 
@@ -40,7 +41,10 @@ def _last(scope: Scope, header: bytes) -> bytes:
 
 
 class PathNormalization:
-    """Removes a proxy's path prefix, doubled slashes and a trailing slash, because many clients follow no redirect."""
+    """Removes a proxy's path prefix, doubled slashes and a trailing slash.
+
+    Whoever reads is redirected to the path without that slash; many clients follow no redirect of a POST.
+    """
 
     def __init__(self, app: ASGIApp, public_url: str) -> None:
         self._app = app
@@ -49,8 +53,14 @@ class PathNormalization:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         prefix = scope.get("root_path", "") if self._prefix is None else self._prefix
         scope["root_path"] = prefix
-        scope["path"] = _normalize(scope["path"], prefix)
-        await self._app(scope, receive, send)
+        path = _normalize(scope["path"], prefix)
+        scope["path"] = path.removesuffix("/") or "/"
+        if scope["path"] == path or scope["method"] not in ("GET", "HEAD"):
+            await self._app(scope, receive, send)
+            return
+        query = b"?" + scope["query_string"] if scope["query_string"] else b""
+        # Without a host: the one that the client knows may not be known here.
+        await RedirectResponse(prefix + quote(scope["path"]) + query.decode("latin-1"))(scope, receive, send)
 
 
 def _normalize(path: str, prefix: str) -> str:
@@ -59,7 +69,7 @@ def _normalize(path: str, prefix: str) -> str:
     # A client may add the prefix to an address that already has it.
     while prefix not in ("", _API) and (path == prefix or path.startswith(f"{prefix}/")):
         path = path.removeprefix(prefix) or "/"
-    return path.removesuffix("/") or "/"
+    return path
 
 
 class PathPrefix:

@@ -114,7 +114,11 @@ def test_every_path_except_public_ones_needs_a_key(keyed: Stack, method: str, pa
 
 
 def test_a_path_with_a_trailing_slash_needs_a_key(stranger: Client) -> None:
-    assert_problem(stranger.get("/info/"), 401, "unauthorized")
+    answer = stranger.get("/info/")
+
+    assert [redirect.status_code for redirect in answer.history] == [307]
+    assert_problem(answer, 401, "unauthorized")
+    assert_problem(stranger.request("POST", "/api/jobs/"), 401, "unauthorized")
 
 
 @pytest.mark.parametrize(

@@ -86,6 +86,7 @@ def test_every_link_in_an_answer_has_the_prefix(root: str) -> None:
     answer = requests.post(f"{root}/api/txt2img", json={"prompt": "x"}, timeout=30)
     job = answer.json()
     accepted = requests.post(f"{root}/api/jobs", json={"prompt": "x"}, timeout=30)
+    slash = requests.get(f"{root}/api/jobs/?limit=1", allow_redirects=False, timeout=30)
     page = requests.get(f"{root}/docs", timeout=30).text
     openapi_url = re.search(r"url: '([^']+)'", page)
     assert openapi_url
@@ -94,6 +95,7 @@ def test_every_link_in_an_answer_has_the_prefix(root: str) -> None:
         job["links"]["self"],
         job["links"]["events"],
         job["images"][0]["url"],
+        slash.headers["location"],
         openapi_url[1],
         *re.findall(r'(?:src|href)="(/[^"]+)"', page),
         *requests.get(f"{root}/info", timeout=30).json()["links"].values(),
@@ -158,10 +160,22 @@ def test_double_slashes_bypass_no_authentication(keyed: Stack, path: str) -> Non
 
 def test_a_trailing_slash_counts_as_none(api: Api) -> None:
     posted = api.http.post(f"{api.url}/v1/images/generations/", json={"prompt": "x"}, timeout=60, allow_redirects=False)
-    read = api.http.get(f"{api.url}/api/jobs/?limit=1", timeout=60, allow_redirects=False)
+    read = api.get("/api/jobs/?limit=1")
 
     assert (posted.status_code, read.status_code) == (200, 200)
+    assert [answer.status_code for answer in read.history] == [307]
     assert len(read.json()["jobs"]) == 1
+
+
+@pytest.mark.parametrize(
+    "path", ["//evil.example.com/", "/\\evil.example.com/", "/%5cevil.example.com/", "/a%0d%0ab: c/"]
+)
+def test_a_trailing_slash_redirects_to_no_other_host(api: Api, path: str) -> None:
+    answer = send_raw(api, f"GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+
+    location = re.search(rb"(?m)^location: (.*?)\r$", answer)
+    assert location is None or re.match(rb"/[^/\\]", location[1])
+    assert b"\r\nb: c" not in answer
 
 
 def test_a_list_in_several_headers_counts_as_one(api: Api) -> None:
