@@ -16,7 +16,7 @@ MAX_HEADER_BYTES = 16 << 20
 MAX_TENSORS = 100_000
 #: How what git leaves of a large file begins where Git LFS is not installed.
 LFS_POINTER = b"version "
-MAX_TEXT, MAX_TRIGGER_WORDS = 200, 32
+MAX_METADATA_VALUE, MAX_TEXT, MAX_TRIGGER_WORDS = 4096, 200, 32
 #: Of a number, by the name of its type.
 BITS = {"F64": 64, "F32": 32, "F16": 16, "BF16": 16, "I64": 64, "I32": 32, "I16": 16, "I8": 8, "U8": 8, "BOOL": 8}
 BITS |= {"U64": 64, "U32": 32, "U16": 16, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8M0": 8, "F8_E4M3FNUZ": 8, "F4": 4}
@@ -126,8 +126,9 @@ def _tensor(name: str, entry: Any, first: int) -> Tensor:
 
 
 def _spec(content: Any) -> ModelSpec:
+    """Of short texts; training tools store megabytes of captions beside them."""
     values = content.items() if isinstance(content, dict) else ()
-    metadata = {key: value for key, value in values if isinstance(value, str)}
+    metadata = {key: value for key, value in values if isinstance(value, str) and len(value) <= MAX_METADATA_VALUE}
 
     def text(*keys: str) -> str | None:
         found = (_line(metadata.get(key, "")) for key in keys)

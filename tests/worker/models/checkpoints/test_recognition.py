@@ -150,3 +150,12 @@ def test_authors_tell_title_licence_and_trigger_words(tmp_path: Path) -> None:
     spec = recognised(tmp_path, "file", sd15_shapes(), metadata).spec
 
     assert (spec.title, spec.licence, spec.trigger_words) == ("Fox Painter", "CC-BY-NC-4.0", ("fox style", "ink"))
+
+
+def test_long_texts_of_a_header_are_ignored(tmp_path: Path) -> None:
+    """One of 16 MB with millions of words would take seconds and a gigabyte at each scan."""
+    metadata = {"modelspec.title": "x" * 5000, "modelspec.trigger_phrase": "fox," * 100_000}
+
+    spec = recognised(tmp_path, "file", sd15_shapes(), metadata).spec
+
+    assert (spec.title, spec.trigger_words) == (None, ())
