@@ -82,6 +82,17 @@ def test_of_several_unconfirmed_jobs_a_retry_gets_one_that_may_succeed(records: 
     assert repeated(records, UNSURE) == queued.id
 
 
+def test_cancelled_jobs_are_read_by_one_retry_only(records: Records) -> None:
+    cancelled = records.accepted_many(3)
+    for job in cancelled:
+        records.run(records.jobs.mark_unconfirmed(UNSURE, job.id))
+        assert records.run(records.jobs.move(job, job.cancel(NOW)))
+
+    assert repeated(records, UNSURE) is None
+
+    assert list(records.store.client.scan_iter(f"{records.prefix}repeat:*")) == []
+
+
 @pytest.mark.parametrize("key", [KEYED, NUMBERED, UNSURE])
 def test_what_is_known_of_a_request_expires(records: Records, key: IdempotencyKey) -> None:
     job = accepted(records, key, LONG_AGO)

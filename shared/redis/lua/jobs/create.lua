@@ -27,7 +27,8 @@ end
 local is_late = answer_by ~= '' and now > tonumber(answer_by)
 -- Jobs of identical requests whose callers got an error before the end, or no response.
 local unconfirmed = on_duplicate == 'return-unconfirmed' and idempotency or idempotency .. ':unconfirmed'
-if on_duplicate ~= 'return' and lifetime_ms ~= '' then
+local may_return_unconfirmed = on_duplicate ~= 'return' and lifetime_ms ~= ''
+if may_return_unconfirmed then
   local earlier_id = UNCONFIRMED.take(unconfirmed, record_prefix, lifetime_ms, is_late, id)
   if earlier_id then
     return { 'duplicate', earlier_id }
@@ -75,6 +76,10 @@ end
 redis.call('ZADD', queued_index, 0, id)
 QUEUE.push(q, id, rank, owner, num_images)
 QUEUE.wake(q, wake_up)
+if may_return_unconfirmed then
+  -- All of them have failed or were cancelled; the next request would read them again.
+  redis.call('DEL', unconfirmed)
+end
 if on_duplicate == 'return-unconfirmed' then
   if is_late then
     UNCONFIRMED.add(idempotency, id, lifetime_ms)
