@@ -63,8 +63,9 @@ def read(body: bytes, size: int) -> tuple[Any, list[tuple[bytes, str | None]]]:
         TEXT.replace("+", "\\u002b"),
         TEXT[:99] + "  " + TEXT[99:],
         base64.urlsafe_b64encode(DATA).decode().rstrip("="),
+        TEXT + "==",
     ],
-    ids=["plain", "data-url", "php", "lines", "escaped", "blanks", "url-safe"],
+    ids=["plain", "data-url", "php", "lines", "escaped", "blanks", "url-safe", "much-padding"],
 )
 def test_base64_in_every_notation_is_decoded_while_it_arrives(written: str, size: int) -> None:
     body = f'{{"prompt": "a \\"b\\\\", "image": ["{written}", "short"], "seed": 7}}'.encode()
@@ -79,7 +80,7 @@ def test_base64_in_every_notation_is_decoded_while_it_arrives(written: str, size
 @pytest.mark.parametrize(
     "text",
     [
-        TEXT[:-1],
+        TEXT.rstrip("=") + "AAA",
         f"{TEXT}AAAA",
         TEXT[:LONG_STRING_BYTES] + "!" + TEXT[LONG_STRING_BYTES:],
         f"data:x,{TEXT}",

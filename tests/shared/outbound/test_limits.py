@@ -80,7 +80,8 @@ def test_a_slow_response_does_not_exceed_the_timeout(caller: Caller, server: Ser
 def test_an_endless_response_is_cut_off(caller: Caller, server: Server, act: Act) -> None:
     server.script.act = act
 
-    with pytest.raises(ResponseTooLarge):
+    # From 2026 on, Python itself refuses a hundred trailers and a hundred interim responses.
+    with pytest.raises((ResponseTooLarge, Unreachable)):
         caller.get(timeout_seconds=60)
 
 

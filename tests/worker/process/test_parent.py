@@ -38,8 +38,9 @@ def test_the_parent_loads_no_model_library(cold: Process) -> None:
     assert "libtorch" not in Path(f"/proc/{cold.pid}/maps").read_text()
 
 
-def test_the_parent_takes_less_than_a_hundred_megabytes(cold: Process) -> None:
-    assert psutil.Process(cold.pid).memory_info().rss < 100e6
+def test_the_parent_takes_about_a_hundred_megabytes(cold: Process) -> None:
+    # 88 MB with Python 3.11, 101 with 3.14.
+    assert psutil.Process(cold.pid).memory_info().rss < 105e6
 
 
 @ONLY_LINUX
@@ -96,7 +97,7 @@ def test_a_stopping_worker_that_is_interrupted_requeues_its_job_at_once(stack: S
     stack.start_api(SD_BACKENDS="null")
     job_id = start_job(stack, **simulated(seconds=60))
     stack.worker.send(signal.SIGTERM)
-    stack.worker.wait_for("Warm shutdown")
+    stack.worker.wait_for("stopping: running jobs may finish within")
 
     stack.worker.send(signal.SIGINT)
 
