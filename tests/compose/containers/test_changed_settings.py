@@ -2,6 +2,7 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -36,7 +37,8 @@ Started = Callable[..., "subprocess.CompletedProcess[str]"]
 def start(tmp_path: Path) -> Path:
     """start.sh with its settings in the test's folder; it creates a file instead of ending process 1."""
     path = tmp_path / "start.sh"
-    path.write_text(START.replace("/settings", str(tmp_path)).replace(ENDS, f"touch {tmp_path}/ended"))
+    folder = shlex.quote(str(tmp_path))
+    path.write_text(START.replace("/settings", folder).replace(ENDS, f"touch {folder}/ended"))
     return path
 
 
