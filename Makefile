@@ -1,4 +1,4 @@
-# `make run` and `make test` need Python 3.11+, git and make, and install everything else.
+# `make run` and `make test` need Python 3.11 to 3.14, git and make, and install everything else.
 .DEFAULT_GOAL := help
 .PHONY: environment help run test coverage check fix bench gpu profile faults docker smoke n8n n8n-node clean
 
@@ -88,9 +88,10 @@ environment:
 	@$(if $(wildcard $(BIN)/python),$(BIN)/python -m tools.virtual_environment switch-torch $(TORCH) $(TORCH_CPU_INDEX),:)
 
 $(BIN)/python: | environment
-	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON): name a Python 3.11 or newer, for example: make run PYTHON=python3"; exit 1; }
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "Python 3.11 or newer is required; name it with: make run PYTHON=python3.12"; exit 1; }
+	@command -v $(PYTHON) >/dev/null || { echo "There is no program $(PYTHON): name a Python 3.11 to 3.14, for example: make run PYTHON=python3"; exit 1; }
+	@# PyTorch, as constraints.txt has it, is built for no newer one.
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 15))' || \
+		{ echo "Python 3.11 to 3.14 is required; name it with: make run PYTHON=python3.14"; exit 1; }
 	@echo "Creating the environment in $(VENV)"
 	@$(PYTHON) -m venv $(VENV) || { echo "Python's venv module is missing (Debian: apt install python3-venv)"; exit 1; }
 

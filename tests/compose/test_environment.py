@@ -1,6 +1,7 @@
 """The Makefile's environment works after its folder moved, and contains the PyTorch that fits the machine."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -100,7 +101,21 @@ def test_a_missing_python_is_named(checkout: Path) -> None:
 
     done = make(checkout, "PYTHON=python3.99")
 
-    assert done.stdout.startswith("There is no program python3.99: name a Python 3.11 or newer")
+    assert done.stdout.startswith("There is no program python3.99: name a Python 3.11 to 3.14")
+
+
+@pytest.mark.parametrize("version", [(3, 10), (3, 15)])
+def test_a_python_that_pytorch_is_not_built_for_is_refused(checkout: Path, version: tuple[int, int]) -> None:
+    shutil.rmtree(checkout / ".venv")
+    python = checkout / "python"
+    code = f"import sys; sys.version_info = {version}; exec(sys.argv[1])"
+    python.write_text(f'#!/bin/sh\nexec {shlex.quote(sys.executable)} -c "{code}" "$2"\n')
+    python.chmod(0o755)
+
+    done = make(checkout, f"PYTHON={python}")
+
+    assert done.stdout == "Python 3.11 to 3.14 is required; name it with: make run PYTHON=python3.14\n"
+    assert not (checkout / ".venv").exists()
 
 
 @pytest.fixture
