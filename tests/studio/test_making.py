@@ -157,6 +157,14 @@ def test_two_tabs_show_the_same_job(sd: Stack, studio: Studio, open_studio: Open
     expect(other.tile("an image for two tabs")).to_be_visible()
 
 
+def test_a_tab_shares_no_answer_of_the_event_stream_for_which_firefox_would_let_it_wait(studio: Studio) -> None:
+    with studio.page.expect_request("**/api/events") as request:
+        studio.page.reload()
+
+    # What a browser sends with a request that it does not look up in its cache.
+    assert request.value.header_value("cache-control") == "no-cache"
+
+
 def test_a_mask_changes_only_what_was_painted(sd: Stack, studio: Studio) -> None:
     studio.set("Steps", "6")
     studio.generate("a yellow star on a purple background")

@@ -2,8 +2,7 @@
 import { headersWith, BASE, lock, Problem } from "./api.js";
 import { createStore } from "./store.js";
 
-// The service sends something every 15 seconds.
-const SILENCE_MS = 40_000;
+const SILENCE_MS = 40_000; // The service sends something every 15 seconds.
 const MAX_WAIT_MS = 5_000;
 
 export const connection = createStore({ isOnline: true });
@@ -56,7 +55,8 @@ async function connect(stream, handle) {
     return step.finally(() => clearTimeout(timer));
   };
   const headers = headersWith(stream.last ? { "Last-Event-ID": stream.last } : {});
-  const answer = await inTime(fetch(`${BASE}/api/events`, { headers, signal: controller.signal }));
+  // Firefox lets a request that could be answered from the cache wait for the same one of another tab, which never ends.
+  const answer = await inTime(fetch(`${BASE}/api/events`, { headers, signal: controller.signal, cache: "no-store" }));
   if (!answer.ok) throw new Problem({ status: answer.status, detail: "" });
   stream.failures = 0;
   connection.set({ isOnline: true });
