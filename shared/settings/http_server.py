@@ -89,7 +89,7 @@ class HttpServerSettings(BaseModel):
     """Where the API listens, who may use it, and how much traffic it accepts."""
 
     host: Annotated[str, Group.START, AfterValidator(_listening_host)] = "127.0.0.1"
-    """Address that the API listens on. 0.0.0.0 opens it to every network and requires SD_API_KEY."""
+    """Address that the API listens on. 0.0.0.0 (or :: for IPv6) opens it to every network and requires SD_API_KEY."""
     port: Annotated[int, Group.START, Field(ge=1, le=65_535)] = 7860
     """Port of the API."""
     public_url: Annotated[str, Group.START, AfterValidator(http_url)] = ""
