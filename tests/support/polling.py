@@ -1,11 +1,14 @@
 """Waits for what the service does in the background and announces nowhere."""
 
+import threading
 import time
 from collections.abc import Callable, Sized
 
 #: Starts take seconds of CPU time, of which a busy machine gives a tenth.
 TIMEOUT_SECONDS = 90.0
 INTERVAL_SECONDS = 0.05
+#: What does not wait is over sooner.
+WAITING_SECONDS = 0.1
 
 
 def wait_until(
@@ -16,3 +19,14 @@ def wait_until(
     while not condition():
         assert time.monotonic() < end, describe()
         time.sleep(INTERVAL_SECONDS)
+
+
+def waits_for(event: threading.Event, call: Callable[[], object]) -> bool:
+    """Whether the call goes on until the event is set. Sets it, and returns after the call."""
+    calling = threading.Thread(target=call)
+    calling.start()
+    calling.join(WAITING_SECONDS)
+    has_waited = calling.is_alive()
+    event.set()
+    calling.join()
+    return has_waited

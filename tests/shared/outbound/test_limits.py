@@ -69,18 +69,28 @@ def test_a_slow_response_does_not_exceed_the_timeout(caller: Caller, server: Ser
     [
         repeat(b"X" * 60_000),
         repeat(b"X: " + b"y" * 1000 + b"\r\n", HEAD),
-        repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100),
         repeat(b"x" * 1000, HEAD + b"\r\n"),
         repeat(b"1\r\nx\r\n" * 100, CHUNKED),
         repeat(b"1;" + b"x" * 60_000 + b"\r\nx\r\n", CHUNKED),
-        repeat(b"X: y\r\n" * 100, CHUNKED + b"0\r\n"),
     ],
-    ids=["line", "headers", "continue", "body", "chunks", "extensions", "trailers"],
+    ids=["line", "headers", "body", "chunks", "extensions"],
 )
 def test_an_endless_response_is_cut_off(caller: Caller, server: Server, act: Act) -> None:
     server.script.act = act
 
-    # From 2026 on, Python itself refuses a hundred trailers and a hundred interim responses.
+    with pytest.raises(ResponseTooLarge):
+        caller.get(timeout_seconds=60)
+
+
+@pytest.mark.parametrize(
+    "act",
+    [repeat(b"HTTP/1.1 100 Continue\r\n\r\n" * 100), repeat(b"X: y\r\n" * 100, CHUNKED + b"0\r\n")],
+    ids=["interim responses", "trailers"],
+)
+def test_what_never_ends_before_or_after_a_response_is_cut_off(caller: Caller, server: Server, act: Act) -> None:
+    server.script.act = act
+
+    # Unreachable where Python itself allows a hundred at most, as Python 3.14 does in its later versions.
     with pytest.raises((ResponseTooLarge, Unreachable)):
         caller.get(timeout_seconds=60)
 

@@ -13,7 +13,7 @@ from tests.shared.webhooks.harness import OutboxHarness
 from tests.shared.webhooks.receiver import Receiver, hang
 from tests.stack import valkey_server
 from tests.support.failing_store import FailingStore
-from tests.support.polling import wait_until
+from tests.support.polling import wait_until, waits_for
 from worker.housekeeper import webhook_dispatcher
 
 
@@ -118,12 +118,5 @@ def test_a_sender_that_stops_waits_for_the_webhooks_that_it_is_sending(
     sending.__enter__()
     wait_until(lambda: receiver.arrivals)
 
-    stopping = threading.Thread(target=sending.__exit__, args=(None, None, None))
-    stopping.start()
-    stopping.join(0.1)
-    has_waited = stopping.is_alive()
-    released.set()
-    stopping.join()
-
-    assert has_waited
+    assert waits_for(released, lambda: sending.__exit__(None, None, None))
     assert outbox.deliveries(job)["succeeded"].state == "delivered"

@@ -12,6 +12,7 @@ import pytest
 
 from shared.errors import InternalError, OutOfMemory
 from shared.jobs.requests import GenerationRequest
+from tests.support.polling import waits_for
 from tests.worker.bench import Bench, canvas, speckled
 from worker.engines.base import JobWatch, Step
 from worker.images.values import RenderedImage
@@ -211,14 +212,7 @@ def test_rendering_is_at_most_one_job_ahead() -> None:
     finisher, stored = BackgroundFinisher(), threading.Event()
     finisher.run(waiting_for(stored), lambda: None)
 
-    rendering = threading.Thread(target=finisher.run, args=(lambda: None, lambda: None))
-    rendering.start()
-    rendering.join(0.1)
-    has_waited = rendering.is_alive()
-    stored.set()
-    rendering.join()
-
-    assert has_waited
+    assert waits_for(stored, lambda: finisher.run(lambda: None, lambda: None))
 
 
 def test_the_channels_of_a_job_that_cannot_be_finished_are_closed(caplog: pytest.LogCaptureFixture) -> None:
@@ -239,12 +233,5 @@ def test_a_worker_that_ends_finishes_its_job_first() -> None:
     finisher, stored, ended = BackgroundFinisher(), threading.Event(), threading.Event()
     finisher.run(waiting_for(stored), ended.set)
 
-    ending = threading.Thread(target=finisher.drain)
-    ending.start()
-    ending.join(0.1)
-    has_waited = ending.is_alive()
-    stored.set()
-    ending.join()
-
-    assert has_waited
+    assert waits_for(stored, finisher.drain)
     assert ended.is_set()
