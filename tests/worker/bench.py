@@ -70,8 +70,12 @@ class Bench:
         self.job_store = RedisJobStore(self.store, self.jobs, Backend.NULL)
 
     @property
+    def images(self) -> ImageStore:
+        return ImageStore(FolderStore(self.folder))
+
+    @property
     def inputs(self) -> InputStore:
-        return ImageStore(FolderStore(self.folder)).inputs
+        return self.images.inputs
 
     def submit(
         self, images: Sequence[bytes] = (), mask: bytes | None = None, *, owner: str = "", **request: Any

@@ -29,12 +29,13 @@ class Encoder:
     """The version of this service, written into each file."""
     png: PngEncoder = field(default_factory=PngEncoder)
 
-    def encode(self, image: RenderedImage, job: Job) -> bytes:
+    def encode(self, image: RenderedImage, job: Job, *, in_bands: bool = True) -> bytes:
+        """`in_bands`: see PngEncoder."""
         parameters = self._parameters(image, job)
         match job.request.output_format:
             case OutputFormat.PNG:
                 texts = {"parameters": parameters, "imagegen": self._recipe(image, job)}
-                return self.png.encode(_with_opacity(image), texts)
+                return self.png.encode(_with_opacity(image), texts, in_bands=in_bands)
             case OutputFormat.JPEG:
                 return _encode_with_exif(image, parameters, "JPEG", job.request.output_quality)
             case OutputFormat.WEBP:

@@ -41,7 +41,13 @@ class Rendering:
     """Images that this attempt has stored."""
     milliseconds: int = 0
     batch_size: int | None = None
+    """Images of all jobs that were rendered at once."""
     spans: SpanRecorder = field(default_factory=SpanRecorder)
+
+    @property
+    def has_company(self) -> bool:
+        """Whether other jobs were rendered with it; their images are stored at the same time."""
+        return self.batch_size is not None and self.batch_size > self.job.request.num_images
 
 
 @dataclass(frozen=True)

@@ -76,17 +76,19 @@ class ImageSaver:
         job = rendering.job
         _check(image.pixels, job.request, rendering.capabilities)
         image = scale_to_output(image, job.request, self.scale)
-        thumbnails = () if image.flagged else self._encode_thumbnails(job, image.pixels)
-        data = None if image.flagged else self.encoder.encode(image, job)
+        if image.flagged:
+            return _image(job, index, image)
+        thumbnails = self._encode_thumbnails(job, image.pixels)
+        data = self.encoder.encode(image, job, in_bands=not rendering.has_company)
+        digest = self.threads.submit(_sha256, data)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
-        if data is None:
-            return _image(job, index, image, None)
         stored = self._retried(partial(self.images.save, job, index, data), rendering)
-        if stored is data:
-            rendering.saved_indexes.append(index)
-            self._save_thumbnails(job, index, thumbnails)
-        return _image(job, index, image, stored)
+        if stored is not data:
+            return _image(job, index, image, len(stored), _sha256(stored))
+        rendering.saved_indexes.append(index)
+        self._save_thumbnails(job, index, thumbnails)
+        return _image(job, index, image, len(data), digest.result())
 
     def _encode_thumbnails(self, job: Job, pixels: Pixels) -> Thumbnails:
         """On other threads, because the image is encoded meanwhile."""
@@ -115,8 +117,8 @@ class ImageSaver:
             time.sleep(RETRY_INTERVAL_SECONDS)
 
 
-def _image(job: Job, index: int, image: RenderedImage, data: bytes | None) -> Image:
-    """Return the image's record; `data` is None for an image that is withheld."""
+def _image(job: Job, index: int, image: RenderedImage, size: int | None = None, digest: str | None = None) -> Image:
+    """Return the image's record, without a size and a hash for an image that is withheld."""
     height, width, _ = image.pixels.shape
     return Image(
         index=index,
@@ -124,10 +126,14 @@ def _image(job: Job, index: int, image: RenderedImage, data: bytes | None) -> Im
         width=width,
         height=height,
         seed=image.seed,
-        bytes=len(data) if data else None,
-        sha256=hashlib.sha256(data).hexdigest() if data else None,
+        bytes=size,
+        sha256=digest,
         flagged=image.flagged,
     )
+
+
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
 
 
 def _check(pixels: Pixels, request: GenerationRequest, model: Capabilities) -> None:

@@ -82,3 +82,11 @@ def test_files_are_about_as_small_as_without_bands() -> None:
 
 def test_small_images_are_not_divided() -> None:
     assert [kind for kind, _ in chunks(in_bands(pictogram(128), threads=8))].count(b"IDAT") == 1
+
+
+def test_images_beside_others_are_encoded_on_one_thread() -> None:
+    pixels = pictogram(SIDE)
+
+    file = PngEncoder(4).encode(pixels, TEXTS, in_bands=False)
+
+    assert file == PngEncoder(1).encode(pixels, TEXTS)

@@ -15,6 +15,7 @@ from shared.storage.folder import FolderStore
 from shared.storage.images import ImageStore
 from tests.support.polling import TIMEOUT_SECONDS, wait_until
 from tests.worker.bench import Bench, speckled, wake
+from tests.worker.images.test_png import chunks
 from tests.worker.jobs.batches import CountingEngine, run, scene, states, submit_all
 from worker.engines.base import MultiJobWatch, Step
 from worker.engines.null import NullEngine
@@ -75,18 +76,32 @@ def test_only_the_job_whose_mask_cannot_be_used_fails(bench: Bench, engine: Coun
 
 def test_a_job_is_recorded_before_the_image_of_the_next_one_is_stored(bench: Bench, engine: CountingEngine) -> None:
     class Slow(Encoder):
-        def encode(self, image: RenderedImage, job: Job) -> bytes:
+        def encode(self, image: RenderedImage, job: Job, *, in_bands: bool = True) -> bytes:
             if job.id == jobs[1].id:
                 wait_until(lambda: bench.read(jobs[0]).state is State.SUCCEEDED)
             else:
                 time.sleep(SHORT_SECONDS)
-            return super().encode(image, job)
+            return super().encode(image, job, in_bands=in_bands)
 
     jobs = submit_all(bench, {}, {})
 
     wake(bench.runner(engine, max_batch_size=4, encoder=Slow("1")))
 
     assert states(bench, jobs) == ["succeeded", "succeeded"]
+
+
+def test_images_are_encoded_in_bands_only_if_no_other_job_is_stored_at_the_same_time(bench: Bench) -> None:
+    size: dict[str, Any] = {"width": 768, "height": 512}
+    encoder = Encoder("1", PngEncoder(2))
+
+    def bands(*jobs: Job) -> list[int]:
+        run(bench, NullEngine(), encoder=encoder)
+        files = [bench.images.read(job, bench.read(job).images[0]) for job in jobs]
+        return [[kind for kind, _ in chunks(file or b"")].count(b"IDAT") for file in files]
+
+    assert bands(*submit_all(bench, size, size)) == [1, 1]
+    assert bands(bench.submit(**size)) == [2]
+    assert bands(bench.submit(**size, num_images=2)) == [2]
 
 
 def test_a_batch_that_is_too_slow_renders_one_by_one_with_a_time_limit_each(bench: Bench) -> None:
