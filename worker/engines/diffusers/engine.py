@@ -3,7 +3,9 @@
 import itertools
 import logging
 from collections.abc import Hashable, Sequence, Set
+from copy import deepcopy
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import diffusers
@@ -191,20 +193,25 @@ class DiffusersEngine:
 
     def _render(self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch) -> list[RenderedImage]:
         """One image for each spec. `request` has the fields that they share."""
-        self._new_scheduler(request)
+        scheduler = self._scheduler(request)
         loras = request.loras or () if "loras" not in self.capabilities.ignored else ()
         with OutOfMemoryFallbacks(request, self._fitting_sizes, watch, self._accelerator.drop) as memory:
             for warning in memory.run(lambda: self._loras.require(loras)):
                 watch.add_warning(warning)
             with self._loras.applied(loras):
-                images = list(self._rendering(request, specs, watch, memory).images())
+                images = list(self._rendering(request, specs, scheduler, watch, memory).images())
         return [
             RenderedImage(pixels, spec.seed, flagged)
             for spec, pixels, flagged in zip(specs, images, flag_images(self._checker, images), strict=True)
         ]
 
     def _rendering(
-        self, request: GenerationRequest, specs: Sequence[ImageSpec], watch: JobWatch, memory: OutOfMemoryFallbacks
+        self,
+        request: GenerationRequest,
+        specs: Sequence[ImageSpec],
+        scheduler: Any,
+        watch: JobWatch,
+        memory: OutOfMemoryFallbacks,
     ) -> Rendering:
         return Rendering(
             self._pipelines,
@@ -212,7 +219,7 @@ class DiffusersEngine:
             self._prompts,
             request,
             specs,
-            lambda: self._new_scheduler(request),
+            partial(deepcopy, scheduler),
             watch,
             memory,
             self._accelerator,
@@ -235,7 +242,7 @@ class DiffusersEngine:
             is_resident=pipelines.placement is Placement.RESIDENT and quantization is not Quantization.FP8,
         )
 
-    def _new_scheduler(self, request: GenerationRequest) -> Any:
+    def _scheduler(self, request: GenerationRequest) -> Any:
         """Raises InvalidRequest if the scheduler does not support that many steps."""
         name = request.scheduler if "scheduler" not in self.capabilities.ignored else None
         scheduler = create_scheduler(name, self._default_scheduler)
