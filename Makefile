@@ -50,7 +50,7 @@ fix: $(VENV)/.dev ## Format, fix what can be fixed, and regenerate generated fil
 bench: $(VENV)/.bench ## Measure the performance promises; BENCH=--full is slower and more exact
 	@$(BIN)/python -m bench $(BENCH)
 
-gpu: ## Test and measure the CUDA device of this machine, in at most ten minutes; without one, it says so
+gpu: ## Test and measure the CUDA device of this machine, in at most six minutes; without one, it says so
 	@if [ -x $(BIN)/python ]; then $(BIN)/python -m bench.gpu $(GPU); else $(PYTHON) -m bench.gpu $(GPU); fi
 
 profile: $(VENV)/.bench ## Draw flame graphs of the API and a worker under load into profiles/

@@ -17,7 +17,7 @@ MARKS = re.compile(r"mark\.gpu|ON_EACH_DEVICE")
 #: Elements of pytest's report.
 PROBLEMS = ("failure", "error")
 #: Of what `make gpu` may take; a quick run takes half of it.
-MAX_SECONDS = 170.0
+MAX_SECONDS = 130.0
 #: With one tiny model, when the bench itself is tried.
 TINY = "tests/worker/engines/diffusers/decoding/test_decoded_pixels.py"
 #: In place of the configuration in pyproject.toml: the machine may have other versions of pytest and its plugins, and

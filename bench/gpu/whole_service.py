@@ -45,7 +45,7 @@ class Subject:
 
 SUBJECTS = (
     Subject("Klein", "flux-local", "SD_FLUX_MODEL_ID", save_klein, 17, "bfloat16", 4, 1.0, {"safe": 0.75, "fast": 0.6}),
-    Subject("SDXL", "sd", "SD_MODEL_ID", save_sdxl, 7, "float16", 10, 5.0, {"safe": 0.65, "fast": 0.55}, True, 240.0),
+    Subject("SDXL", "sd", "SD_MODEL_ID", save_sdxl, 7, "float16", 10, 5.0, {"safe": 0.65, "fast": 0.55}, True, 330.0),
 )
 
 
