@@ -219,10 +219,13 @@ async def _on_http_exception(request: Request, error: Any) -> Response:
         HTTPStatus.REQUEST_ENTITY_TOO_LARGE: errors.PayloadTooLarge,
         HTTPStatus.REQUEST_TIMEOUT: errors.RequestTimedOut,
     }
-    answer = await _on_error(request, known.get(error.status_code, InvalidRequest)())
-    answer.headers.update(error.headers or {})
+    allowed = {}
     if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
-        answer.headers["Allow"] = ", ".join(_methods(request))
+        allowed = {"Allow": ", ".join([*_methods(request), HTTPMethod.OPTIONS])}
+        if request.method == HTTPMethod.OPTIONS:
+            return Response(status_code=HTTPStatus.NO_CONTENT, headers=allowed)
+    answer = await _on_error(request, known.get(error.status_code, InvalidRequest)())
+    answer.headers.update({**(error.headers or {}), **allowed})
     return answer
 
 

@@ -131,7 +131,6 @@ def test_cors_is_off_by_default(api: Api) -> None:
     preflight = request(api, "localhost", "OPTIONS", "/api/jobs", Origin="https://app.example.com", **preflight_headers)
     read = request(api, "localhost", Origin="https://app.example.com")
 
-    assert preflight.status_code == 405
     for answer in (preflight, read):
         assert not [name for name in answer.headers if name.lower().startswith("access-control")]
 

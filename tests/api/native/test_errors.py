@@ -35,15 +35,14 @@ def test_every_route_answers_problems_of_one_shape(api: Api, method: str, path: 
 @pytest.mark.parametrize(
     ("method", "path", "allowed"),
     [
-        ("PUT", "/api/jobs", "GET, HEAD, POST"),
-        ("GET", "/api/txt2img", "POST"),
-        ("POST", UNKNOWN, "DELETE, GET, HEAD"),
-        ("DELETE", f"{UNKNOWN}/events", "GET"),
-        ("POST", f"{UNKNOWN}/images/0", "GET, HEAD"),
-        ("OPTIONS", "/api/jobs", "GET, HEAD, POST"),
-        ("POST", "/health", "GET, HEAD"),
-        ("POST", "/api/backends", "GET, HEAD"),
-        ("PATCH", "/info", "GET, HEAD"),
+        ("PUT", "/api/jobs", "GET, HEAD, OPTIONS, POST"),
+        ("GET", "/api/txt2img", "OPTIONS, POST"),
+        ("POST", UNKNOWN, "DELETE, GET, HEAD, OPTIONS"),
+        ("DELETE", f"{UNKNOWN}/events", "GET, OPTIONS"),
+        ("POST", f"{UNKNOWN}/images/0", "GET, HEAD, OPTIONS"),
+        ("POST", "/health", "GET, HEAD, OPTIONS"),
+        ("POST", "/api/backends", "GET, HEAD, OPTIONS"),
+        ("PATCH", "/info", "GET, HEAD, OPTIONS"),
     ],
 )
 def test_405_names_every_allowed_method(api: Api, method: str, path: str, allowed: str) -> None:
@@ -51,6 +50,14 @@ def test_405_names_every_allowed_method(api: Api, method: str, path: str, allowe
 
     assert_problem(answer, 405, "method-not-allowed")
     assert sorted(answer.headers["allow"].split(", ")) == allowed.split(", ")
+
+
+def test_options_names_every_allowed_method_because_clients_ask_for_it_to_test_a_connection(api: Api) -> None:
+    answer = requests.options(f"{api.url}/v1/images/generations", timeout=10)
+
+    assert (answer.status_code, answer.content) == (204, b"")
+    assert sorted(answer.headers["allow"].split(", ")) == ["OPTIONS", "POST"]
+    assert_problem(requests.options(f"{api.url}/nothing", timeout=10), 404, "not-found")
 
 
 @pytest.mark.parametrize(
