@@ -102,7 +102,7 @@ class WorkerSettings(Settings):
         BeforeValidator(split_commas),
     ] = ()
     """Image sizes, comma-separated, such as 832x1216, that models are compiled for at start, beside their own size on
-    GPUs. Requires SD_OPTIMIZE=fast or max and a C++ compiler, and takes a minute, once for each version. Other sizes
+    GPUs. Requires SD_OPTIMIZE=fast or max and a C++ compiler, and takes minutes, once for each version. Other sizes
     run uncompiled."""
     reuse_pictures: Annotated[bool, Group.PERFORMANCE] = False
     """Cache results of local models: if the same API key repeats a request with the same seed, the job gets the images

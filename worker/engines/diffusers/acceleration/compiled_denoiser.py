@@ -64,6 +64,8 @@ def compile_denoiser(
     call = SampleCall.record(denoiser, runs[0]) if known is None else None
     usual = call.seconds(denoiser, device) if call else math.nan
     was_kept = code.load()
+    if not was_kept:
+        logger.info("compiling for %s, once; a whole U-Net may take minutes", ", ".join(sizes))
     try:
         forward = _compile(denoiser, device, backend)
         with replaced_forward(denoiser, forward) if forward else nullcontext():
