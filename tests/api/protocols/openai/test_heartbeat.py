@@ -1,25 +1,48 @@
 """A silent stream has heartbeats."""
 
-from collections.abc import AsyncIterator
-from unittest.mock import Mock
+import asyncio
+import json
+from collections.abc import MutableMapping
+from pathlib import Path
+from typing import Any
 
 import pytest
+from fastapi import FastAPI
 
-from api.protocols.openai import streaming
+from api.delivery import events
+from api.services import Services
+from tests.api.delivery.test_disconnects import SCOPE, run, settings
+
+BODY = json.dumps({"prompt": "x", "stream": True}).encode()
+PATH = "/v1/images/generations"
+HEADERS = [(b"host", b"localhost"), (b"content-type", b"application/json"), (b"content-length", b"%d" % len(BODY))]
 
 
-@pytest.mark.anyio
-async def test_silence_is_filled_with_comments() -> None:
-    """Proxies close what is silent for too long; clients skip comments."""
+def test_silence_is_filled_with_comments(redis_url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Proxies close what is silent for too long; clients skip comments. No worker takes the job."""
+    monkeypatch.setattr(events, "PING_SECONDS", 0.05)
+    parts: list[bytes] = []
 
-    async def silent() -> AsyncIterator[None]:
-        yield None
-        yield None
+    async def calls(app: FastAPI, services: Services) -> None:
+        bodies = [{"type": "http.request", "body": BODY, "more_body": False}]
 
-    submitted = Mock(job_id="a", listener=Mock(events=silent))
+        async def receive() -> dict[str, Any]:
+            return bodies.pop() if bodies else await asyncio.Future()
 
-    *beats, last = [part async for part in streaming.JobStream(Mock(), Mock(), submitted).events()]
+        async def send(message: MutableMapping[str, Any]) -> None:
+            parts.extend(filter(None, [message.get("body")]))
+            if len(parts) == 2:
+                # The process stops before the job ends.
+                services.event_hub.close()
 
+        await app(
+            {**SCOPE, "app": app, "state": {}, "path": PATH, "raw_path": PATH.encode(), "headers": HEADERS},
+            receive,
+            send,
+        )
+
+    run(settings(redis_url, tmp_path), calls)
+
+    *beats, last = parts
     assert beats == [b": heartbeat\n\n"] * 2
-    # The process stops before the job ends.
     assert b"not-finished" in last
