@@ -15,6 +15,7 @@ from shared.jobs.requests import GenerationRequest
 from tests.support.polling import waits_for
 from tests.worker.bench import Bench, canvas, speckled
 from worker.engines.base import JobWatch, Step
+from worker.images.png import PngEncoder
 from worker.images.values import RenderedImage
 from worker.jobs.finishers import BackgroundFinisher
 
@@ -83,6 +84,16 @@ def test_an_image_of_one_colour_is_invalid(bench: Bench, shade: int) -> None:
     assert job.error is not None
     assert job.error.code == "invalid-output"
     assert bench.files == []
+
+
+def test_what_was_erased_from_a_plain_canvas_is_valid(bench: Bench) -> None:
+    white = np.full((64, 64, 3), 255, np.uint8)
+    file = PngEncoder().encode(white)
+
+    job = bench.run(bench.submit([file], mask=file), canvas(white))
+
+    assert job.state == "succeeded"
+    assert np.array_equal(bench.pixels(job), white)
 
 
 def test_an_image_of_the_wrong_size_is_invalid(bench: Bench) -> None:
