@@ -14,6 +14,14 @@ from tests.studio.conftest import PHONE, Open, Studio
 from tests.support.polling import wait_until
 
 REFUSED = ("status of 401",)
+#: Of a server that is killed before, during and after a response.
+AWAY = (
+    "ERR_CONNECTION_REFUSED",
+    "ERR_CONNECTION_RESET",
+    "ERR_EMPTY_RESPONSE",
+    "ERR_INCOMPLETE_CHUNKED",
+    "ERR_CONTENT_LENGTH_MISMATCH",
+)
 
 
 def log_in(studio: Studio, key: str) -> Studio:
@@ -174,7 +182,7 @@ def test_an_administrator_sees_all_jobs_and_the_service(keyed: Stack, studio: St
 def test_a_page_says_that_the_service_is_away_and_comes_back_by_itself(stack: Stack, open_studio: Open) -> None:
     stack.start_worker("null")
     api = stack.start_api(SD_BACKENDS="null")
-    studio = open_studio(api, allowed=("ERR_CONNECTION_REFUSED", "ERR_INCOMPLETE_CHUNKED", "ERR_CONNECTION_RESET"))
+    studio = open_studio(api, allowed=AWAY)
     expect(studio.page.get_by_role("combobox", name="Model", exact=True)).to_be_visible()
 
     api.process.kill()
