@@ -39,7 +39,7 @@ def save_sd(folder: Path, scheduler: Any = None, **unet: Any) -> Path:
     tokenizer = letter_tokenizer()
     sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "cross_attention_dim": 8, "norm_num_groups": 2}
     parts = {
-        "unet": _unet(**{**sizes, **unet}),
+        "unet": create_unet(**{**sizes, **unet}),
         "scheduler": scheduler or DDIMScheduler(**_BETAS, clip_sample=False, set_alpha_to_one=False),
         "vae": _autoencoder(),
         "text_encoder": CLIPTextModel(_text_config(tokenizer, hidden_size=8)),
@@ -78,7 +78,7 @@ def save_sdxl(folder: Path, scheduler: Any = None) -> Path:
     tokenizer = letter_tokenizer()
     config = _text_config(tokenizer, hidden_size=32)
     parts = {
-        "unet": _unet(
+        "unet": create_unet(
             block_out_channels=(2, 4),
             layers_per_block=2,
             attention_head_dim=(2, 4),
@@ -147,7 +147,7 @@ def _renamed(folder: Path, pipeline: str) -> Path:
     return folder
 
 
-def _unet(**config: Any) -> Any:
+def create_unet(**config: Any) -> Any:
     blocks = {
         "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D"),
         "up_block_types": ("CrossAttnUpBlock2D", "UpBlock2D"),
