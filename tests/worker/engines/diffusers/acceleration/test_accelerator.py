@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import Mock
@@ -13,12 +13,10 @@ import torch
 from diffusers import Flux2Transformer2DModel
 
 from shared.settings.worker import WorkerSettings
-from tests.worker.engines import tiny
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import attention, compiled_denoiser, eight_bit
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
-from worker.engines.diffusers.acceleration.compiled_denoiser import MAX_STATIC_SHAPES
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import MIN_STEPS, cached_steps
@@ -176,33 +174,6 @@ def test_a_compiler_that_fails_leaves_the_model_as_it_is(
     with fast.active((), steps=4):
         assert torch.equal(call_of("64x64")(denoiser)[0], usual)
     assert fast.description == "fast"
-
-
-@pytest.mark.parametrize(("shapes", "any_number"), [(2, False), (MAX_STATIC_SHAPES + 1, True)])
-def test_a_whole_unet_has_code_for_each_shape_and_the_timesteps_of_every_scheduler(
-    shapes: int, *, any_number: bool
-) -> None:
-    are_for_any_number = list[bool]()
-
-    def compiler(graph: torch.fx.GraphModule, inputs: Sequence[Any]) -> Callable[..., Any]:
-        are_for_any_number.append(any(isinstance(value, torch.SymInt) for value in inputs))
-        return graph.forward
-
-    sizes = {"block_out_channels": (4, 8), "layers_per_block": 1, "norm_num_groups": 2}
-    unet = tiny.create_unet(**sizes, cross_attention_dim=8).eval()
-    compiled = compiled_denoiser._compile(unet, torch.device("cuda"), compiler, shapes)
-    assert compiled is not None
-
-    def difference(images: int, timestep: int | float) -> float:
-        latents, texts = torch.randn(images, 4, 16, 16), torch.randn(images, 5, 8)
-        made, usual = (run(latents, torch.tensor(timestep), texts).sample for run in (compiled, unet))
-        return float((made - usual).abs().max())
-
-    assert max(difference(images, timestep) for images in (2, 8) for timestep in (981, 981.5)) < 1e-5
-    assert are_for_any_number == [False, any_number]
-    with torch.compiler.set_stance("eager_on_recompile"):
-        assert difference(4, 981) < 1e-5
-    assert len(are_for_any_number) == 2
 
 
 def test_attention_is_timed_once_and_remembered(
