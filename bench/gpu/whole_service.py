@@ -96,7 +96,10 @@ class _Bench:
         if subject.has_batches:
             yield from until_failure(f"{subject.name}: queue", self._queue(bare), skip)
         if machine.quick or not machine.has_seconds(subject.fast_seconds):
-            skip(f"{subject.name} at fast: {'--quick' if machine.quick else 'there was no time left'}")
+            missing = (
+                "--quick" if machine.quick else f"it may take {subject.fast_seconds:.0f} s; see --models and --seconds"
+            )
+            skip(f"{subject.name} at fast: {missing}")
             return
         self.stack.worker.stop(60)
         without = self._start("fast")

@@ -23,8 +23,8 @@ _ADLER_MODULUS = 65_521
 #: A band of this size takes 1 to 2 ms. Smaller ones are not worth waking another thread.
 MIN_BAND_BYTES = 384 << 10
 MAX_BANDS = 8
-#: Rows that are filtered at once: few enough for a core's cache, and so many that threads seldom wait for each other's
-#: Python code. On 16 slow cores, eight bands of noise take 7 ms, with a quarter of this 14: more than a single thread.
+#: Rows that are filtered at once: few enough for a core's cache, and so many that threads seldom wait for the GIL
+#: between them. On 16 slow cores, eight bands of noise take 7 ms, with a quarter of this 14: more than one thread.
 _BLOCK_BYTES = 256 << 10
 _NO_TEXTS: Mapping[str, str] = {}
 
@@ -53,7 +53,7 @@ class PngEncoder:
     def encode(self, pixels: Pixels, texts: Mapping[str, str] = _NO_TEXTS, *, in_bands: bool = True) -> bytes:
         """`pixels` are RGB or RGBA. `texts` maps PNG keywords to texts, in the order of the file.
 
-        Images that are encoded at the same time take longer in bands: the threads wait for each other's Python code.
+        Images that are encoded at the same time take longer in bands, whose threads wait for the GIL.
         """
         height, width, channels = pixels.shape
         bands = max(1, min(self._threads, height, pixels.size // MIN_BAND_BYTES)) if in_bands else 1

@@ -45,8 +45,8 @@ class Rendering:
     spans: SpanRecorder = field(default_factory=SpanRecorder)
 
     @property
-    def has_company(self) -> bool:
-        """Whether other jobs were rendered with it; their images are stored at the same time."""
+    def shares_batch(self) -> bool:
+        """Whether other jobs were rendered in the same batch; their images are stored at the same time."""
         return self.batch_size is not None and self.batch_size > self.job.request.num_images
 
 

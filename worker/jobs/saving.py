@@ -79,7 +79,7 @@ class ImageSaver:
         if image.flagged:
             return _image(job, index, image)
         thumbnails = self._encode_thumbnails(job, image.pixels)
-        data = self.encoder.encode(image, job, in_bands=not rendering.has_company)
+        data = self.encoder.encode(image, job, in_bands=not rendering.shares_batch)
         digest = self.threads.submit(_sha256, data)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()

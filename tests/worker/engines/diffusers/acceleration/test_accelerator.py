@@ -3,7 +3,7 @@
 import copy
 import logging
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
 from unittest.mock import Mock
@@ -25,15 +25,10 @@ from worker.engines.diffusers.options import Level
 CPU = torch.device("cpu")
 TOKENS = {"64x64": 16, "96x96": 36}
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-    torch.compiler.set_stance("default")
-    torch.compiler.reset()
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore::Warning:(diffusers|transformers|torch)"),
+]
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Whole U-Nets are compiled on GPUs; here, their graphs run as they are."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -10,15 +10,10 @@ from tests.worker.engines import tiny
 from worker.engines.diffusers.acceleration import compiled_denoiser
 from worker.engines.diffusers.acceleration.compiled_denoiser import MAX_STATIC_SHAPES
 
-pytestmark = pytest.mark.filterwarnings("ignore::Warning:(diffusers|torch)")
-
-
-@pytest.fixture(autouse=True)
-def _fresh_compiler() -> Iterator[None]:
-    with torch.no_grad():
-        yield
-    torch.compiler.set_stance("default")
-    torch.compiler.reset()
+pytestmark = [
+    pytest.mark.usefixtures("fresh_compiler"),
+    pytest.mark.filterwarnings("ignore::Warning:(diffusers|torch)"),
+]
 
 
 @pytest.mark.parametrize(("shapes", "any_number"), [(2, False), (MAX_STATIC_SHAPES + 1, True)])
