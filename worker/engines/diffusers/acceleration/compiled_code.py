@@ -11,6 +11,7 @@ from stat import S_IWGRP, S_IWOTH
 
 import diffusers
 import torch
+from torch.compiler._cache import CacheInfo
 
 logger = logging.getLogger(__name__)
 
@@ -30,6 +31,7 @@ class CompiledCode:
         parts = (*versions, platform.python_version(), platform.machine(), *_hardware(device), *identity)
         digest = hashlib.sha256(repr(parts).encode()).hexdigest()[:32]
         self._file = folder / f"compiled-{digest}.bin" if folder else None
+        self._known: set[tuple[str, str]] | None = None
 
     def load(self) -> bool:
         """Whether the compiler now has what an earlier start compiled."""
@@ -37,8 +39,10 @@ class CompiledCode:
             return False
         try:
             _require_ours(self._file)
-            _give_to_compiler(self._file.read_bytes())
+            loaded = _give_to_compiler(self._file.read_bytes())
             os.utime(self._file)
+            # The compiler records what the whole process compiles, so its other models as well.
+            self._known = loaded | _recorded()[1]
         # A damaged file raises whatever the readers of its parts raise.
         except Exception as error:
             logger.warning("compiled code that was kept cannot be used, so it is compiled again: %s", error)
@@ -47,29 +51,46 @@ class CompiledCode:
             return False
         return True
 
-    def save(self) -> None:
-        """Keep what this process has compiled."""
-        if self._file is None:
-            return
+    def save(self) -> bool:
+        """Keep what this process has compiled. Returns whether there was anything that `load` had not found.
+
+        There is after an upgrade of this project that compiles the same model in another way.
+        """
         try:
-            saved = torch.compiler.save_cache_artifacts()
-            if saved is None:
-                return
-            self._file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            # Processes of two containers may have the same number.
-            staged = self._file.with_suffix(f".{platform.node()}-{os.getpid()}")
-            # Loading it runs code, so nobody else may write it.
-            with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as file:
-                file.write(saved[0])
-            staged.replace(self._file)
-            _prune(self._file.parent)
+            code, names = _recorded()
+            if self._known is not None and names <= self._known:
+                return False
+            if self._file is not None and code:
+                self._write(self._file, code)
         except Exception as error:
             logger.warning("compiled code cannot be kept: %s", error)
+        return True
+
+    def _write(self, file: Path, code: bytes) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        # Processes of two containers may have the same number.
+        staged = file.with_suffix(f".{platform.node()}-{os.getpid()}")
+        # Loading it runs code, so nobody else may write it.
+        with os.fdopen(os.open(staged, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "wb") as staging:
+            staging.write(code)
+        staged.replace(file)
+        _prune(file.parent)
 
 
-def _give_to_compiler(code: bytes) -> None:
-    if torch.compiler.load_cache_artifacts(code) is None:
+def _give_to_compiler(code: bytes) -> set[tuple[str, str]]:
+    if (loaded := torch.compiler.load_cache_artifacts(code)) is None:
         raise ValueError("it is damaged")
+    return _names(loaded)
+
+
+def _recorded() -> tuple[bytes, set[tuple[str, str]]]:
+    """The code that this process has compiled or taken from what was kept, and its names."""
+    saved = torch.compiler.save_cache_artifacts()
+    return (saved[0], _names(saved[1])) if saved else (b"", set())
+
+
+def _names(info: CacheInfo) -> set[tuple[str, str]]:
+    return {(kind, key) for kind, keys in info.artifacts.items() for key in keys}
 
 
 def _require_ours(file: Path) -> None:

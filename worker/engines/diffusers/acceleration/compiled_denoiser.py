@@ -66,8 +66,7 @@ def compile_denoiser(
     begin = time.monotonic()
     call = SampleCall.record(denoiser, runs[0]) if known is None else None
     usual = call.seconds(denoiser, device) if call else math.nan
-    was_kept = code.load()
-    if not was_kept:
+    if not (is_kept := code.load()):
         logger.info("compiling for %s, once; a whole U-Net may take minutes", ", ".join(sizes))
     try:
         forward = _compile(denoiser, device, backend, len(runs))
@@ -80,13 +79,13 @@ def compile_denoiser(
         reason = reason_to_do_without(error)
         logger.warning("SD_COMPILE_SIZES has no effect, the model runs uncompiled; is there a C++ compiler? %s", reason)
         return CompiledDenoiser()
-    if not was_kept:
-        code.save()
+    if code.save():
+        is_kept = False
     ratio = known.ratio if known else compiled / usual
     # On a CPU the gain is small, but the operator asked for these sizes.
     is_used = device.type != "cuda" or ratio <= WORTHWHILE
     seconds = time.monotonic() - begin
-    kept, used = " from kept code" if was_kept else "", "" if is_used else ": not used"
+    kept, used = " from kept code" if is_kept else "", "" if is_used else ": not used"
     logger.info("compiled for %s in %.0f s%s, %.2f of the time%s", ", ".join(sizes), seconds, kept, ratio, used)
     return CompiledDenoiser(forward if is_used else None, is_used, round(ratio, 2), seconds, sizes)
 

@@ -46,6 +46,9 @@ def reason_of(error: BaseException) -> str:
 
 def reason_to_do_without(error: Exception) -> str:
     """Why something that only makes a model faster is not possible. Raises the error of a broken device again."""
+    # PyTorch's compiler puts an error of its own around each, whose message begins with the name of the compiler.
+    while isinstance(inner := getattr(error, "inner_exception", None), Exception):
+        error = inner
     if is_broken_device(error):
         raise error
     return reason_of(error)

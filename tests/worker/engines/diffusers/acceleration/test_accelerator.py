@@ -2,11 +2,9 @@
 
 import copy
 import logging
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, get_args
-from unittest.mock import Mock
 
 import pytest
 import torch
@@ -16,7 +14,6 @@ from shared.settings.worker import WorkerSettings
 from tests.worker.engines.diffusers.acceleration.recording_graphs import RecordingGraphs
 from worker.engines.diffusers.acceleration import attention, compiled_denoiser, eight_bit
 from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
-from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.decisions import Decision, Decisions
 from worker.engines.diffusers.acceleration.sample_calls import SampleCall
 from worker.engines.diffusers.acceleration.step_cache import MIN_STEPS, cached_steps
@@ -171,6 +168,21 @@ def test_a_compiler_that_fails_leaves_the_model_as_it_is(
     assert fast.description == "fast"
 
 
+def test_a_device_that_breaks_while_compiling_ends_the_start(
+    denoiser: Flux2Transformer2DModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.AcceleratorError("CUDA error: an illegal memory access was encountered")
+
+    compile_with = compiled_denoiser._compile
+    monkeypatch.setattr(
+        compiled_denoiser, "_compile", lambda denoiser, device, _, shapes: compile_with(denoiser, device, fail, shapes)
+    )
+
+    with pytest.raises(torch.AcceleratorError, match="an illegal memory access"):
+        Accelerator(plan(denoiser, Level.FAST)).prepare(["64x64"], [1], running(denoiser))
+
+
 def test_attention_is_timed_once_and_remembered(
     denoiser: Flux2Transformer2DModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -225,58 +237,3 @@ def test_max_uses_eight_bits_only_where_they_are_faster(
         )
 
         assert (used, len(quantized)) == (expected > 0, expected)
-
-
-class TestKeptCode:
-    """Compiled code in SD_DATA_DIR."""
-
-    @pytest.fixture
-    def saved(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-        monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"code", None))
-        CompiledCode(tmp_path / "compiled", CPU, "model").save()
-        (file,) = (tmp_path / "compiled").iterdir()
-        return file
-
-    def test_it_is_loaded_for_exactly_what_it_was_compiled_for(
-        self, saved: Path, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        load = Mock(return_value="loaded")
-        monkeypatch.setattr(torch.compiler, "load_cache_artifacts", load)
-
-        assert CompiledCode(saved.parent, CPU, "model").load()
-        assert not CompiledCode(saved.parent, CPU, "another model").load()
-        monkeypatch.setattr(torch, "__version__", "99")
-        assert not CompiledCode(saved.parent, CPU, "model").load()
-
-        load.assert_called_once_with(b"code")
-
-    def test_only_its_owner_may_read_or_write_it(self, saved: Path) -> None:
-        assert saved.stat().st_mode & 0o777 == 0o600
-
-    def test_a_file_that_others_may_write_is_not_loaded(self, saved: Path, caplog: pytest.LogCaptureFixture) -> None:
-        saved.chmod(0o666)
-
-        assert not CompiledCode(saved.parent, CPU, "model").load()
-        assert "may be changed by, another user" in caplog.text
-
-    def test_a_damaged_file_is_removed_and_compiled_again(self, saved: Path) -> None:
-        saved.write_bytes(os.urandom(100))
-
-        assert not CompiledCode(saved.parent, CPU, "model").load()
-        assert not saved.exists()
-
-    def test_old_files_make_room(self, saved: Path) -> None:
-        for number in range(30):
-            CompiledCode(saved.parent, CPU, number).save()
-
-        assert len(list(saved.parent.iterdir())) == 16
-
-    def test_a_folder_that_cannot_be_written_stops_nothing(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-    ) -> None:
-        monkeypatch.setattr(torch.compiler, "save_cache_artifacts", lambda: (b"code", None))
-        (tmp_path / "file").touch()
-
-        CompiledCode(tmp_path / "file", CPU, "model").save()
-
-        assert "compiled code cannot be kept" in caplog.text
