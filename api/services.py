@@ -18,6 +18,7 @@ from api.edge.telemetry.metrics import RequestMetrics
 from api.intake.disk_space import DiskSpace
 from api.intake.idempotency import UnconfirmedJobs
 from api.intake.images.fetching import ImageFetcher
+from api.intake.images.job_images import JobImages
 from api.intake.uploads import UploadStore
 from api.models.cached_read import CachedRead
 from api.models.catalogue_cache import CatalogueCache
@@ -59,15 +60,16 @@ class Services:
         self.image_store = ImageStore(storage)
         self.inline_images = InlineImages(self.image_store)
         self.disk_space = DiskSpace(storage, settings.min_free_bytes)
+        self.link_secret = LinkSecret(settings, store, self.clock)
+        self.job_images = JobImages(self.image_store, self.read_job, self.link_secret)
         fetcher = ImageFetcher(self.outbound)
-        self.uploads = UploadStore(settings, self.image_store.inputs, self.disk_space, fetcher)
+        self.uploads = UploadStore(settings, self.image_store.inputs, self.disk_space, fetcher, self.job_images)
         self.event_hub = EventHub(connections, store, jobs)
         self.job_feed = JobFeed(self.event_hub)
         self.live_jobs = LiveJobs(self.event_hub, self.sessions)
         self.unconfirmed = UnconfirmedJobs(store, jobs)
         self.fleet_cache = CachedRead(partial(read_fleet, store, Workers(prefix), self.clock), FLEET_SECONDS)
         self.catalogue_cache = CatalogueCache(settings, store)
-        self.link_secret = LinkSecret(settings, store, self.clock)
         rates = RateLimits(prefix, settings.requests_per_second, settings.request_burst)
         self.rate_limit = RateLimit(store, rates, settings.request_burst)
         self.stream_limit = StreamLimit(settings.max_event_streams)

@@ -1,7 +1,6 @@
 """Sends the file of an image chunk by chunk, with validators and ranges, from any storage."""
 
 import re
-from collections.abc import AsyncIterator
 from http import HTTPStatus
 from pathlib import PurePosixPath
 
@@ -12,6 +11,7 @@ from starlette.types import Receive, Scope, Send
 from api.edge.authentication import SAFE_METHODS
 from shared.errors import ImageNotFound, RangeNotSatisfiable
 from shared.jobs.job import Image, Job
+from shared.storage.image_chunks import CHUNK_BYTES, first_chunk, read_chunks
 from shared.storage.images import (
     PREVIEW_WIDTH,
     THUMBNAIL_MEDIA_TYPE,
@@ -20,15 +20,12 @@ from shared.storage.images import (
     image_name,
     thumbnail_name,
 )
-from shared.storage.object_store import Chunk, ObjectStore, stream_chunks
+from shared.storage.object_store import ObjectStore, stream_chunks
 
-#: Memory for one client. Most images are smaller, so one request to the storage is enough.
-CHUNK_BYTES = 2 * 1024 * 1024
 MAX_THUMBNAIL_BYTES = 1024 * 1024
 #: An image never changes once it is recorded.
 CACHE_CONTROL = "private, max-age=31536000, immutable"
 _RANGE = re.compile(r"bytes=(?:([0-9]{1,18})-([0-9]{0,18})|-([0-9]{1,18}))", re.IGNORECASE)
-GONE = "The file of this image is gone or damaged."
 
 
 class FileStream(StreamingResponse):
@@ -63,7 +60,7 @@ async def _send_image(
     size, requested = image.bytes or 0, requested_range(image, http)
     start, end = requested or (0, size)
     if client_has(headers["ETag"], http):
-        await _first_chunk(storage, name, image, start, start + 1)
+        await first_chunk(storage, name, image, start, start + 1)
         return Response(status_code=HTTPStatus.NOT_MODIFIED, headers=headers)
     headers = {**headers, "Accept-Ranges": "bytes", "Content-Length": str(end - start)}
     headers["Content-Disposition"] = f'inline; filename="{PurePosixPath(name).name}"'
@@ -71,9 +68,9 @@ async def _send_image(
     if requested:
         status, headers["Content-Range"] = HTTPStatus.PARTIAL_CONTENT, f"bytes {start}-{end - 1}/{size}"
     if http.method == "HEAD":
-        await _first_chunk(storage, name, image, start, start + 1)
+        await first_chunk(storage, name, image, start, start + 1)
         return Response(None, status, headers, image.media_type)
-    first = await _first_chunk(storage, name, image, start, end)
+    first = await first_chunk(storage, name, image, start, end)
     chunks = stream_chunks(storage, name, first, start, end, CHUNK_BYTES)
     return FileStream(chunks, status, headers, image.media_type)
 
@@ -105,28 +102,13 @@ async def read_image(store: ImageStore, job: Job, image: Image) -> bytes:
     return b"".join([chunk async for chunk in await read_chunks(store, job, image)])
 
 
-async def read_chunks(store: ImageStore, job: Job, image: Image) -> AsyncIterator[bytes]:
-    """The file in parts. Raises ImageNotFound and StorageUnavailable."""
-    name, size = image_name(job, image.index), image.bytes or 0
-    first = await _first_chunk(store.storage, name, image, 0, size)
-    return stream_chunks(store.storage, name, first, 0, size, CHUNK_BYTES)
-
-
 async def image_exists(store: ImageStore, job: Job, image: Image) -> bool:
     """Whether the recorded file exists unchanged. Raises StorageUnavailable."""
     try:
-        await _first_chunk(store.storage, image_name(job, image.index), image, 0, 1)
+        await first_chunk(store.storage, image_name(job, image.index), image, 0, 1)
     except ImageNotFound:
         return False
     return True
-
-
-async def _first_chunk(storage: ObjectStore, name: str, image: Image, start: int, end: int) -> Chunk:
-    """Read before the answer begins, so that the answer can still be an error. Raises ImageNotFound."""
-    first = await storage.read_chunk(name, start, min(end, start + CHUNK_BYTES))
-    if first is None or (first.size, first.sha256) != (image.bytes, image.sha256):
-        raise ImageNotFound(GONE)
-    return first
 
 
 def client_has(etag: str, http: Request) -> bool:

@@ -138,7 +138,7 @@ async def _fetch_urls(
     if not sources:
         return request
     await charge(http, FETCH_COST * len(sources))
-    client_id = (await require_caller(http)).client_id
+    caller = await require_caller(http)
     for source, url in zip(sources, urls, strict=True):
-        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic(), client_id))
+        source.replace(await uploads.fetch(url, source.pointer, end - time.monotonic(), caller))
     return validate(GenerationRequest, fields)

@@ -4,9 +4,12 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from api.edge.authentication import Caller
+from api.field_errors import invalid_field
 from api.intake.disk_space import DiskSpace
 from api.intake.images.fetching import ImageFetcher
-from shared.errors import FieldError, InvalidImage, PayloadTooLarge
+from api.intake.images.job_images import JobImages, is_link
+from shared.errors import FieldError, InvalidImage, InvalidRequest, PayloadTooLarge
 from shared.jobs.job import Job
 from shared.jobs.requests import GenerationRequest
 from shared.models.capabilities import Size
@@ -19,11 +22,19 @@ from shared.storage.object_store import StagingArea, Upload
 class UploadStore:
     """Writes uploads to storage on threads, chunk by chunk, so that memory does not grow with them."""
 
-    def __init__(self, settings: ApiSettings, inputs: InputStore, disk_space: DiskSpace, fetcher: ImageFetcher) -> None:
+    def __init__(
+        self,
+        settings: ApiSettings,
+        inputs: InputStore,
+        disk_space: DiskSpace,
+        fetcher: ImageFetcher,
+        job_images: JobImages,
+    ) -> None:
         self.settings = settings
         self._inputs = inputs
         self.disk_space = disk_space
         self.fetcher = fetcher
+        self.job_images = job_images
 
     @asynccontextmanager
     async def open_request(self) -> AsyncIterator["RequestUploads"]:
@@ -74,10 +85,23 @@ class RequestUploads:
         self._files.append(file)
         return UploadWriter(self, file)
 
-    async def fetch(self, url: str, pointer: str, seconds: float, client_id: str) -> str:
-        """Fetch and store an image and return its reference. Raises as `ImageFetcher.fetch` does."""
+    async def fetch(self, url: str, pointer: str, seconds: float, caller: Caller) -> str:
+        """Fetch and store an image, or copy it if this service has it, and return its reference.
+
+        Raises as `ImageFetcher.fetch` and `store` do.
+        """
+        store = self._upload_store
+        if (chunks := await store.job_images.read_link(url, caller)) is not None:
+            return await self.store(chunks, pointer)
         upload = await self.start()
-        await self._upload_store.fetcher.fetch(url, pointer, seconds, self.max_bytes, upload.file.write, client_id)
+        try:
+            await store.fetcher.fetch(url, pointer, seconds, self.max_bytes, upload.file.write, caller.client_id)
+        except InvalidRequest:
+            if is_link(url):
+                raise invalid_field(
+                    pointer, "is a link to an image that is gone, or that belongs to another key"
+                ) from None
+            raise
         return await self._close(upload, pointer)
 
     async def _close(self, upload: "UploadWriter", pointer: str) -> str:

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 from fastapi import Request
 
 from api.delivery.events import retry_until_available
-from api.delivery.image_files import read_chunks
 from api.delivery.waiting import submit
 from api.edge.authentication import Caller
 from api.field_errors import invalid_field
@@ -20,7 +19,7 @@ from api.intake.json_request import StartedUploads, request_from_fields
 from api.intake.submissions import Submission
 from api.intake.uploads import RequestUploads
 from api.services import Services
-from shared.errors import InvalidTransition
+from shared.errors import ImageNotFound, InvalidTransition
 from shared.jobs.snapshots import JobEvent, JobSnapshot
 from shared.jobs.types import ApiProtocol
 
@@ -105,8 +104,9 @@ class Call:
 
     async def _reuse(self, source: re.Match[str], name: str) -> str:
         """Store the image of an earlier job again, as an input of this one."""
-        job, index = (await self.find(source[1])).job, int(source[2] or 0)
-        if index >= len(job.images) or job.images[index].flagged:
-            raise invalid_field(f"/{name}", f"names an image that job {job.id} does not have")
-        chunks = await read_chunks(self.services.image_store, job, job.images[index])
+        job_id, index = source[1], int(source[2] or 0)
+        try:
+            chunks = await self.services.job_images.read(job_id, index, self.caller.visible_owner)
+        except ImageNotFound:
+            raise invalid_field(f"/{name}", f"names an image that job {job_id} does not have") from None
         return await self.images.uploads.store(chunks, f"/{name}")

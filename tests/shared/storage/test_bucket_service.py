@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 import requests
 
-from api.delivery.image_files import CHUNK_BYTES
 from shared.jobs.housekeeping import JobHousekeeping
 from shared.jobs.operations import Jobs
 from shared.redis.store import Store, connect
+from shared.storage.image_chunks import CHUNK_BYTES
 from shared.storage.images import ImageStore, StoredFile
 from tests.api.images import encoded, half_mask, noise_png, scene
 from tests.api.problem import assert_problem
