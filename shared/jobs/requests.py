@@ -56,10 +56,7 @@ MAX_INPUT_IMAGES = 16
 #: A stored input image, by the hash of its bytes; its path follows from the job (see InputStore).
 ImageReference = Annotated[str, Field(pattern=r"^sha256:[0-9a-f]{64}$")]
 #: What clients send in place of a reference.
-_SOURCE = {
-    "type": "string",
-    "description": "base64, a data: URL, a public http(s) address, or the url of an earlier image",
-}
+_SOURCE = {"type": "string", "description": "base64, a data: URL, a public address, or the url of an image"}
 ImageReferences = Annotated[
     tuple[ImageReference, ...],
     WithJsonSchema(
