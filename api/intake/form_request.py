@@ -8,8 +8,9 @@ from typing import Any
 
 from fastapi import Request
 
-from api.field_errors import invalid_field, unknown_field, validate
+from api.field_errors import invalid_field, unknown_field
 from api.intake.json_body import parse_json
+from api.intake.json_request import request_from_fields
 from api.intake.multipart_form import MultipartForm
 from api.intake.uploads import RequestUploads
 from api.problems import json_pointer
@@ -20,7 +21,7 @@ from shared.jobs.requests import GenerationRequest
 IMAGE_FIELDS = ("image", "mask")
 #: Some clients mark lists with brackets; curl in PHP, which cannot send a name twice, numbers them: `image[0]`.
 _IMAGE_IN_LIST = re.compile(r"^(image|mask)\[\d{0,2}\]\Z")
-MUST_BE_FILE = "must be a file part, with a file name"
+MUST_BE_FILE = "must be a file part, with a file name, or a URL"
 SEND_AS_FILE = "; send an image as a file part with the name image"
 #: How some clients write lists and objects: `webhook_events[]`, `metadata[order]`, `loras[][name]`.
 _NESTED = re.compile(r"(\w+?)((?:\[[^\[\]]*\])+)")
@@ -41,23 +42,34 @@ async def read_form_request(
 ) -> GenerationRequest:
     """The request, with references in place of images. `translate` turns the form into the fields of a request."""
     form, texts, images = MultipartForm(http), defaultdict(list), defaultdict(list)
+
+    def add(name: str, text: str) -> None:
+        if name not in IMAGE_FIELDS:
+            texts[name].append(text)
+        # Empty texts count as absent.
+        elif text:
+            images[name].append(_require_url(name, text))
+
     for name, value in http.query_params.multi_items():
         if name not in CALL_PARAMETERS:
-            texts[name].append(value)
+            add(name, value)
     async for part in form.parts():
         field = _IMAGE_IN_LIST.sub(r"\1", part.name)
         # Without a file name the part is a field, or the empty file input of a browser.
         if field in IMAGE_FIELDS and part.file_name:
             images[field].append(await uploads.store(form.data(), f"/{field}"))
         else:
-            texts[field].append(await _read_text(form, field, is_file=bool(part.file_name)))
-    for name in IMAGE_FIELDS:
-        if any(texts.pop(name, ())):
-            raise invalid_field(f"/{name}", MUST_BE_FILE)
+            add(field, await _read_text(form, field, is_file=bool(part.file_name)))
     if len(images["mask"]) > 1:
         raise invalid_field("/mask", "must be one image")
     fields = {**_parse(texts), "image": images["image"], "mask": next(iter(images["mask"]), None)}
-    return validate(GenerationRequest, translate(fields))
+    return await request_from_fields(http, translate(fields), uploads, {})
+
+
+def _require_url(name: str, text: str) -> str:
+    if not text[:8].lower().startswith(("http://", "https://", "data:")):
+        raise invalid_field(f"/{name}", MUST_BE_FILE)
+    return text
 
 
 async def _read_text(form: MultipartForm, name: str, *, is_file: bool) -> str:

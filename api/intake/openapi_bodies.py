@@ -72,7 +72,7 @@ def json_request_body(examples: Mapping[str, Any]) -> dict[str, Any]:
 def form_request_body(required: Sequence[str] = ("image", "prompt")) -> dict[str, Any]:
     """What `image_submission` reads, for `openapi_extra`."""
     schema = GenerationRequest.model_json_schema(ref_template="#/components/schemas/{model}")
-    file = {"type": "string", "format": "binary"}
+    file = {"type": "string", "format": "binary", "description": "a file part, or a field with an address or data: URL"}
     images: dict[str, dict[str, Any]] = {"image": {"type": "array", "items": file, "minItems": 1}, "mask": file}
     fields = {name: {**field, **images.get(name, {})} for name, field in schema["properties"].items()}
     for name in images:

@@ -102,10 +102,11 @@ def test_an_image_part_with_a_wrong_name_is_told_the_right_one(api: Api, name: s
     assert answer.json()["detail"].endswith("; send an image as a file part with the name image.")
 
 
-def test_an_image_part_without_a_file_name_is_explained(api: Api) -> None:
-    answer = send(api, {"image": (None, noise_png(64, 64))})
+@pytest.mark.parametrize("text", [noise_png(64, 64), b"in.png", f"sha256:{'0' * 64}", "file:///etc/passwd"])
+def test_an_image_part_without_a_file_name_is_explained(api: Api, text: bytes | str) -> None:
+    answer = send(api, {"image": (None, text)})
 
-    assert answer.json()["detail"] == "image must be a file part, with a file name."
+    assert answer.json()["detail"] == "image must be a file part, with a file name, or a URL."
 
 
 def test_a_field_that_is_not_text_is_explained(api: Api) -> None:

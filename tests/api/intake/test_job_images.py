@@ -1,5 +1,7 @@
 """Links to images of this service, as inputs of new jobs: it reads its files and sends no request to itself."""
 
+import base64
+import hashlib
 import io
 from typing import Any
 from urllib.parse import urlsplit
@@ -9,6 +11,7 @@ import requests
 from PIL import Image, ImageChops
 
 from tests.api.clients import ALICE, UNKNOWN_ID, Client
+from tests.api.images import encoded, half_mask, scene
 from tests.api.problem import assert_problem
 from tests.stack import Api, Stack
 
@@ -29,6 +32,10 @@ def scaled(client: Client, image: object, **fields: Any) -> requests.Response:
 def errors(answer: requests.Response) -> list[tuple[str, str]]:
     assert_problem(answer, 422, "invalid-request")
     return [(error["pointer"], error["detail"]) for error in answer.json()["errors"]]
+
+
+def reference_of(image: bytes) -> str:
+    return f"sha256:{hashlib.sha256(image).hexdigest()}"
 
 
 def unsigned(url: str) -> str:
@@ -91,6 +98,24 @@ def test_a_withheld_or_missing_image_is_refused_at_its_field(alice: Client, job:
     for link in links:
         body = {"prompt": "x", "image": [job["images"][0]["url"], link]}
         assert errors(alice.request("POST", "/api/img2img", json=body)) == [("/image/1", GONE)]
+
+
+def test_a_form_may_name_addresses_beside_files(alice: Client, job: dict[str, Any]) -> None:
+    image, mask = encoded(scene()), encoded(half_mask())
+    parts: list[tuple[str, Any]] = [
+        ("prompt", (None, "x")),
+        ("image", (None, job["images"][0]["url"])),
+        ("image", ("in.png", image)),
+        ("image", (None, "")),
+        ("mask", (None, f"data:image/png;base64,{base64.b64encode(mask).decode()}")),
+    ]
+
+    answer = alice.request("POST", "/api/img2img", files=parts)
+
+    assert answer.status_code == 200, answer.text
+    request = answer.json()["request"]
+    assert request["image"] == [f"sha256:{job['images'][0]['sha256']}", reference_of(image)]
+    assert request["mask"] == reference_of(mask)
 
 
 def test_without_keys_every_link_works(api: Api, finished: dict[str, Any]) -> None:
