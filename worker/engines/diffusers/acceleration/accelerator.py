@@ -1,6 +1,7 @@
 """What a level of SD_OPTIMIZE does to the denoiser of one model, on one device."""
 
 import logging
+import sys
 from collections.abc import Callable, Hashable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,6 +23,10 @@ from worker.engines.diffusers.acceleration.step_cache import cached_steps
 from worker.engines.diffusers.options import Level
 
 logger = logging.getLogger(__name__)
+
+#: PyTorch gives up on a function of which it has compiled eight versions, in case each call needs another one. All
+#: models of a process share the functions of diffusers, and only the shapes of `SD_COMPILE_SIZES` are compiled.
+_NO_LIMIT = dict.fromkeys(("recompile_limit", "accumulated_recompile_limit"), sys.maxsize)
 
 
 @dataclass(frozen=True)
@@ -65,6 +70,11 @@ class Accelerator:
         if not plan.is_resident:
             logger.warning("SD_COMPILE_SIZES has no effect: parts of the model wait in main memory")
             return
+        with torch._dynamo.config.patch(_NO_LIMIT):
+            self._prepare(sizes, images, run)
+
+    def _prepare(self, sizes: Sequence[str], images: Sequence[int], run: Callable[[str, int], object]) -> None:
+        plan = self._plan
         runs = [partial(run, size, count) for size in sizes for count in images]
         # The first run is not accelerated: libraries set up their workspaces in it.
         call = SampleCall.record(plan.denoiser, runs[0])

@@ -12,8 +12,10 @@ from torch._dynamo.utils import counters
 from torch._inductor.utils import fresh_cache
 from torch.compiler._cache import CacheArtifactManager
 
+from worker.engines.diffusers.acceleration.accelerator import Accelerator, DenoiserPlan
 from worker.engines.diffusers.acceleration.compiled_code import CompiledCode
 from worker.engines.diffusers.acceleration.compiled_denoiser import CompiledDenoiser, compile_denoiser
+from worker.engines.diffusers.options import Level
 
 CPU = torch.device("cpu")
 
@@ -126,6 +128,15 @@ def test_code_of_another_model_of_the_process_is_not_taken_for_new_code(
 
     assert "from kept code" in log()
     assert kept.stat().st_ino == written
+
+
+def test_any_number_of_models_of_one_class_is_compiled(folder: Path) -> None:
+    with new_process():
+        for power in range(1, 11):
+            model = Denoiser(power)
+            accelerator = Accelerator(DenoiserPlan(model, CPU, Level.FAST, (power,), folder))
+            accelerator.prepare(["64x64"], [1], lambda *_, model=model: model(torch.eye(8)))
+            assert "compiled for 64x64" in accelerator.description
 
 
 def test_only_its_owner_may_read_or_write_it(kept: Path) -> None:
