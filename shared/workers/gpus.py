@@ -1,9 +1,11 @@
 """The NVIDIA GPUs of this machine, counted without a model library, and a worker for each."""
 
 import subprocess
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from itertools import takewhile
 from pathlib import Path
 from shutil import which
 
@@ -41,12 +43,22 @@ def visible_gpus(environment: Mapping[str, str], list_gpus: Callable[[], int] | 
     """How many GPUs PyTorch would find here; 0 if the installed one was built without CUDA."""
     if not _has_cuda_build():
         return 0
+    installed = (list_gpus or installed_gpus)()
     visible = environment.get("CUDA_VISIBLE_DEVICES")
-    if visible is not None:
-        # As CUDA does: everything from the first invalid number on is ignored.
-        names = [name.strip() for name in visible.split(",")]
-        return next((number for number, name in enumerate(names) if not name or name.startswith("-")), len(names))
-    return (list_gpus or installed_gpus)()
+    if visible is None:
+        return installed
+    names = [name.strip() for name in visible.split(",")]
+    # As CUDA does: of parts of a GPU (MIG) a process has one, a name that is given twice hides all GPUs, and everything
+    # from the first invalid name on is ignored.
+    if names[0].startswith("MIG-"):
+        return 1
+    if len(set(names)) < len(names):
+        return 0
+    if names[0].startswith("GPU-"):
+        return sum(1 for _ in takewhile(lambda name: name.startswith("GPU-"), names))
+    # Zero may mean that the driver did not answer.
+    limit = installed or sys.maxsize
+    return sum(1 for _ in takewhile(lambda name: name.isdecimal() and int(name) < limit, names))
 
 
 def installed_gpus(driver_folder: Path = DRIVER_FOLDER) -> int:

@@ -66,7 +66,20 @@ def cuda_build(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.usefixtures("cuda_build")
 @pytest.mark.parametrize(
     ("visible", "count"),
-    [(None, 4), ("0", 1), ("1,3", 2), ("0, 1", 2), ("", 0), ("-1", 0), ("0,-1,2", 1), ("GPU-8932f937,MIG-1", 2)],
+    [
+        (None, 4),
+        ("0", 1),
+        ("1,3", 2),
+        ("0, 1", 2),
+        ("", 0),
+        ("-1", 0),
+        ("0,-1,2", 1),
+        ("0,4,1", 1),
+        ("1,1", 0),
+        ("GPU-8932f937,GPU-12", 2),
+        ("GPU-8932f937,1", 1),
+        ("MIG-1,MIG-2", 1),
+    ],
 )
 def test_gpus_are_those_that_cuda_shows(visible: str | None, count: int) -> None:
     environment = {} if visible is None else {"CUDA_VISIBLE_DEVICES": visible}
