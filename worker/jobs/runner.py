@@ -15,7 +15,7 @@ from shared.observability import logs
 from shared.observability.tracing import Tracing
 from worker.engines.base import Engine, ReportsCredits, Reproducible
 from worker.jobs.claims import Claim, JobClaimer
-from worker.jobs.finishers import Finisher, side_by_side
+from worker.jobs.finishers import SHORT_SECONDS, Finisher, SideBySide
 from worker.jobs.job_store import JobCancelled, JobLost, JobStore, ResultCache
 from worker.jobs.monitor import JobMonitor, WorkerStopping
 from worker.jobs.rendering import Renderer, Rendering
@@ -23,9 +23,6 @@ from worker.jobs.saving import ImageSaver, SavedImages
 from worker.jobs.spans import SpanRecorder, job_span
 
 logger = logging.getLogger(__name__)
-
-#: Jobs of a batch whose images are encoded and stored within this time are recorded together.
-SHORT_SECONDS = 0.005
 
 
 @dataclass(frozen=True)
@@ -52,6 +49,7 @@ class Runner:
     result_cache: ResultCache | None = None
     """None renders every image anew."""
     finisher: Finisher = field(default_factory=Finisher)
+    side_by_side: SideBySide = field(default_factory=SideBySide)
     tracing: Tracing = field(default_factory=Tracing)
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
     stopping: threading.Event = field(default_factory=threading.Event)
@@ -115,7 +113,7 @@ class Runner:
                 return self._end(rendering)
 
         endings, begin = list[EndedJob](), time.perf_counter()
-        with side_by_side(end, renderings) as results:
+        with self.side_by_side.run(end, renderings) as results:
             for rendering, ended in zip(renderings, results, strict=True):
                 if ended is None:
                     self._trace(rendering.job, None, rendering.spans)

@@ -26,6 +26,8 @@ WITHHELD = "The safety checker rejected all images; try another prompt or seed."
 #: Files that are being encoded, by width.
 Thumbnails = Sequence[tuple[int, Future[bytes]]]
 
+#: Hashing fewer takes less time than waking a thread.
+_LARGE_BYTES = 128 << 10
 #: Pause between two attempts to store an image that was bought.
 RETRY_INTERVAL_SECONDS = 1.0
 
@@ -80,7 +82,7 @@ class ImageSaver:
             return _image(job, index, image)
         thumbnails = self._encode_thumbnails(job, image.pixels)
         data = self.encoder.encode(image, job, in_bands=not rendering.shares_batch)
-        digest = self.threads.submit(_sha256, data)
+        digest = self._start_hash(data)
         # A worker that was suspended for so long that it lost the job must leave no file behind.
         rendering.monitor.channel.confirm()
         stored = self._retried(partial(self.images.save, job, index, data), rendering)
@@ -88,7 +90,11 @@ class ImageSaver:
             return _image(job, index, image, len(stored), _sha256(stored))
         rendering.saved_indexes.append(index)
         self._save_thumbnails(job, index, thumbnails)
-        return _image(job, index, image, len(data), digest.result())
+        return _image(job, index, image, len(data), digest())
+
+    def _start_hash(self, data: bytes) -> Callable[[], str]:
+        """Large data is hashed on another thread while it is written."""
+        return self.threads.submit(_sha256, data).result if len(data) >= _LARGE_BYTES else partial(_sha256, data)
 
     def _encode_thumbnails(self, job: Job, pixels: Pixels) -> Thumbnails:
         """On other threads, because the image is encoded meanwhile."""

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from threading import Barrier
+from threading import Barrier, get_ident
 from typing import Any
 
 import numpy as np
@@ -23,7 +23,7 @@ from worker.images.encoder import Encoder
 from worker.images.png import PngEncoder
 from worker.images.values import Inputs, RenderedImage
 from worker.jobs.batching import BatchWatch
-from worker.jobs.runner import SHORT_SECONDS
+from worker.jobs.finishers import SHORT_SECONDS, SideBySide
 
 
 def test_each_job_gets_the_images_that_it_would_get_alone(bench: Bench, engine: CountingEngine) -> None:
@@ -183,6 +183,22 @@ def test_jobs_of_a_batch_wait_for_a_slow_storage_at_the_same_time(bench: Bench, 
     run(bench, engine, images=ImageStore(Rendezvous(bench.folder)))
 
     assert states(bench, jobs) == ["succeeded", "succeeded"]
+
+
+def test_jobs_are_stored_on_threads_unless_that_takes_no_time() -> None:
+    side_by_side = SideBySide()
+
+    def threads(seconds: float) -> set[int]:
+        def work(_: int) -> int:
+            time.sleep(seconds)
+            return get_ident()
+
+        with side_by_side.run(work, range(4)) as results:
+            return set(results)
+
+    assert get_ident() not in threads(0)
+    assert {get_ident()} == threads(0) == threads(SHORT_SECONDS)
+    assert get_ident() not in threads(SHORT_SECONDS)
 
 
 def test_an_image_is_taken_from_the_engine_once_the_one_before_is_stored(bench: Bench) -> None:
