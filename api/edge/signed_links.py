@@ -1,15 +1,12 @@
 """Signs links to images, and checks the signatures of requests."""
 
-import re
 import secrets
 from urllib.parse import parse_qs
 
-from shared.access.links import LinkSigner, link_secret
+from shared.access.links import IMAGE_PATH, LinkSigner, link_secret
 from shared.redis.clock import StoreClock
 from shared.redis.store import AsyncStore
 from shared.settings.api import ApiSettings
-
-_IMAGE_PATH = re.compile(r"/api/jobs/[0-9a-f-]{36}/images/\d{1,3}")
 
 
 class LinkSecret:
@@ -29,7 +26,7 @@ class LinkSecret:
 
     async def authorizes(self, method: str, path: str, query: bytes) -> bool:
         """Whether the query holds a valid signature of this very image. Raises StoreUnavailable."""
-        if b"signature=" not in query or method not in ("GET", "HEAD") or not _IMAGE_PATH.fullmatch(path):
+        if b"signature=" not in query or method not in ("GET", "HEAD") or not IMAGE_PATH.fullmatch(path):
             return False
         parameters = parse_qs(query.decode("latin-1"))
         expires, signature = (parameters.get(name, [""])[0] for name in ("expires", "signature"))

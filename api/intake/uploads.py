@@ -90,12 +90,15 @@ class RequestUploads:
 
         Raises as `ImageFetcher.fetch` and `store` do.
         """
-        store = self._upload_store
-        if (chunks := await store.job_images.read_link(url, caller)) is not None:
-            return await self.store(chunks, pointer)
+        store, fetcher = self._upload_store, self._upload_store.fetcher
+        if is_link(url):
+            # A short request may copy many large files.
+            async with fetcher.turn(seconds, caller.client_id):
+                if (chunks := await store.job_images.read_link(url, caller)) is not None:
+                    return await self.store(chunks, pointer)
         upload = await self.start()
         try:
-            await store.fetcher.fetch(url, pointer, seconds, self.max_bytes, upload.file.write, caller.client_id)
+            await fetcher.fetch(url, pointer, seconds, self.max_bytes, upload.file.write, caller.client_id)
         except InvalidRequest:
             if is_link(url):
                 raise invalid_field(

@@ -11,6 +11,9 @@ from urllib.parse import urlsplit
 from shared.redis.keys import Keys
 from shared.redis.store import Operation
 
+#: The path of an image: the id of its job, and its index.
+IMAGE_PATH = re.compile(r"/api/jobs/([0-9a-f-]{36})/images/([0-9]{1,3})")
+
 
 def job_path(job_id: str) -> str:
     return f"/api/jobs/{job_id}"

@@ -1,7 +1,9 @@
 """Fetches the images that a request links to."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from weakref import WeakValueDictionary
 
 from shared.errors import (
@@ -33,18 +35,24 @@ class ImageFetcher:
         self._threads = ThreadPoolExecutor(MAX_THREADS, "fetch")
         self._shares: WeakValueDictionary[str, asyncio.Semaphore] = WeakValueDictionary()
 
+    @asynccontextmanager
+    async def turn(self, seconds: float, client_id: str) -> AsyncIterator[None]:
+        """The caller's turn, to last for so long. Raises QueueFull if it comes or ends too late."""
+        share = self._shares.setdefault(client_id, asyncio.Semaphore(MAX_THREADS_PER_CALLER))
+        try:
+            async with asyncio.timeout(max(0.0, seconds) + MAX_QUEUED_SECONDS), share:
+                yield
+        except TimeoutError:
+            raise QueueFull("This service is fetching too many images; try again later.") from None
+
     async def fetch(
         self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink, client_id: str = ""
     ) -> None:
         """Raises InvalidRequest, InvalidImage, QueueFull, and whatever `sink` raises, which runs on another thread."""
-        share = self._shares.setdefault(client_id, asyncio.Semaphore(MAX_THREADS_PER_CALLER))
-        try:
-            async with asyncio.timeout(max(0.0, seconds) + MAX_QUEUED_SECONDS), share:
-                await asyncio.get_running_loop().run_in_executor(
-                    self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
-                )
-        except TimeoutError:
-            raise QueueFull("This service is fetching too many images; try again later.") from None
+        async with self.turn(seconds, client_id):
+            await asyncio.get_running_loop().run_in_executor(
+                self._threads, self._fetch, url, pointer, seconds, max_bytes, sink
+            )
 
     def _fetch(self, url: str, pointer: str, seconds: float, max_bytes: int, sink: Sink) -> None:
         try:

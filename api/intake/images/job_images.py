@@ -6,13 +6,14 @@ from urllib.parse import urlsplit
 
 from api.edge.authentication import Caller
 from api.edge.signed_links import LinkSecret
+from shared.access.links import IMAGE_PATH
 from shared.errors import ImageNotFound, JobNotFound
 from shared.jobs.snapshots import JobSnapshot
 from shared.storage.image_chunks import read_chunks
 from shared.storage.images import ImageStore
 
 #: Behind the address of this service, which may be one that it does not know, such as that of a proxy.
-_LINK = re.compile(r"/api/jobs/([0-9a-f-]{36})/images/([0-9]{1,3})\Z")
+_LINK = re.compile(rf"{IMAGE_PATH.pattern}\Z")
 
 
 class JobImages:

@@ -1,8 +1,12 @@
 """Links to images of this service, as inputs of new jobs: it reads its files and sends no request to itself."""
 
+import asyncio
 import base64
 import hashlib
 import io
+from asyncio import Event
+from collections import Counter
+from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -10,6 +14,14 @@ import pytest
 import requests
 from PIL import Image, ImageChops
 
+from api.edge.authentication import Caller
+from api.intake.images.fetching import MAX_THREADS_PER_CALLER
+from api.intake.images.job_images import JobImages
+from api.services import Services
+from shared.errors import JobNotFound
+from shared.jobs.snapshots import JobSnapshot
+from shared.observability.tracing import Tracing
+from shared.settings.api import ApiSettings
 from tests.api.clients import ALICE, UNKNOWN_ID, Client
 from tests.api.images import encoded, half_mask, scene
 from tests.api.problem import assert_problem
@@ -98,6 +110,41 @@ def test_a_withheld_or_missing_image_is_refused_at_its_field(alice: Client, job:
     for link in links:
         body = {"prompt": "x", "image": [job["images"][0]["url"], link]}
         assert errors(alice.request("POST", "/api/img2img", json=body)) == [("/image/1", GONE)]
+
+
+def test_links_of_one_caller_are_read_a_few_at_a_time_and_those_of_others_beside_them(
+    redis_url: str, tmp_path: Path
+) -> None:
+    """A short request may copy many large files."""
+    alice, bob = (Caller(owner=name, visible_owner=name, client_id=name) for name in ("alice", "bob"))
+    link = f"http://localhost/api/jobs/{UNKNOWN_ID}/images/0"
+
+    async def reading() -> tuple[list[str | None], ...]:
+        settings = ApiSettings(redis_url=redis_url, output_dir=tmp_path, backends="null")
+        services, readers, bob_reads, end = Services(settings, Tracing()), list[str | None](), Event(), Event()
+
+        async def read_job(_: str, owner: str | None) -> JobSnapshot:
+            readers.append(owner)
+            if owner == "bob":
+                bob_reads.set()
+            await end.wait()
+            raise JobNotFound
+
+        services.uploads.job_images = JobImages(services.image_store, read_job, services.link_secret)
+        async with services.uploads.open_request() as uploads:
+            fetches = [asyncio.ensure_future(uploads.fetch(link, "/image", 10, caller)) for caller in (alice,) * 20]
+            fetches.append(asyncio.ensure_future(uploads.fetch(link, "/image", 10, bob)))
+            async with asyncio.timeout(30):
+                await bob_reads.wait()
+            at_once = list(readers)
+            end.set()
+            await asyncio.gather(*fetches, return_exceptions=True)
+        return at_once, readers
+
+    at_once, all_readers = asyncio.run(reading())
+
+    assert Counter(at_once) == {"alice": MAX_THREADS_PER_CALLER, "bob": 1}
+    assert Counter(all_readers) == {"alice": 20, "bob": 1}
 
 
 def test_a_form_may_name_addresses_beside_files(alice: Client, job: dict[str, Any]) -> None:
